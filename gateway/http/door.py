@@ -1,0 +1,140 @@
+"""What every request under /v1 passes: who asks, may they, what do they say (spec 1, 2 and 7)."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from collections.abc import Awaitable, Callable
+from typing import Final, NamedTuple, Protocol, TypeVar
+
+import msgspec
+from aiohttp import web
+
+from gateway.auth import AuthError, Claims
+from gateway.http.problems import problem
+from gateway.payloads import decode
+from handlers.caller import Caller
+from handlers.errors import Refusal
+from handlers.wire import MAX_USER_ID, ItemId, Message, encode
+
+MAX_BODY_BYTES: Final = 1_048_576
+BODY_PATIENCE_S: Final = 10.0
+# With the release of a pooled connection, for which asyncpg may wait as long as to acquire it (2 s), below 5 s.
+DEED_PATIENCE_S: Final = 2.5
+
+_BEARER: Final = re.compile(r"bearer +(\S+) *", re.IGNORECASE)
+_USER_ID: Final = re.compile(r"[1-9][0-9]{0,15}")
+
+B = TypeVar("B")
+
+
+class TokenVerifier(Protocol):
+    """gateway.auth.Authenticator."""
+
+    def verify(self, token: str, *, leeway: bool) -> Claims:
+        """The claims of a good token; raises AuthError."""
+        ...
+
+
+class Visit(NamedTuple):
+    """One request that the door let in."""
+
+    request: web.Request
+    claims: Claims
+
+    @property
+    def caller(self) -> Caller:
+        """Who asks."""
+        return self.claims.caller
+
+    def user_id(self) -> int:
+        """The user of `/v1/users/{id}`."""
+        text = self.request.match_info["id"]
+        if not _USER_ID.fullmatch(text) or int(text) > MAX_USER_ID:
+            raise Refusal("invalid_payload", "A user's id is a number from 1 to 2^53 - 1.", field="id")
+        return int(text)
+
+    def item_id(self) -> str:
+        """The item of `/v1/videos/{id}` and its kin."""
+        try:
+            return msgspec.convert(self.request.match_info["id"], ItemId)
+        except msgspec.ValidationError:
+            raise Refusal("invalid_payload", "An id has 1 to 64 characters, none of them NUL.", field="id") from None
+
+
+class Reply(NamedTuple):
+    """What a deed answers: the bare object, and the reader's inbox head where it is their own state."""
+
+    body: Message
+    inbox_seq: int | None = None
+
+
+Deed = Callable[[Visit], Awaitable[Reply]]
+DeedWithBody = Callable[[Visit, B], Awaitable[Reply]]
+HttpHandler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+
+
+class Door:
+    """Turns deeds into aiohttp handlers. `is_suspended` knows who may not come in though their token is good."""
+
+    def __init__(self, *, verifier: TokenVerifier, is_suspended: Callable[[int], Awaitable[bool]]) -> None:
+        self._verifier = verifier
+        self._is_suspended = is_suspended
+
+    def reads(self, deed: Deed, *, backends_only: bool = False) -> HttpHandler:
+        """A route without a body."""
+
+        async def handle(request: web.Request) -> web.StreamResponse:
+            claims = self._authenticate(request, backends_only)
+            async with asyncio.timeout(DEED_PATIENCE_S):
+                await self._refuse_suspended(claims)
+                return _response(await deed(Visit(request, claims)))
+
+        return handle
+
+    def writes(self, deed: DeedWithBody[B], body_type: type[B], *, backends_only: bool = False) -> HttpHandler:
+        """A route with a JSON body of exactly this type."""
+        decoder = msgspec.json.Decoder(body_type)
+
+        async def handle(request: web.Request) -> web.StreamResponse:
+            claims = self._authenticate(request, backends_only)
+            if request.content_type != "application/json" or "Content-Encoding" in request.headers:
+                return problem(Refusal("invalid_payload", "The body must be plain application/json."), status=415)
+            body = decode(decoder, await _read_body(request))
+            async with asyncio.timeout(DEED_PATIENCE_S):
+                await self._refuse_suspended(claims)
+                return _response(await deed(Visit(request, claims), body))
+
+        return handle
+
+    def _authenticate(self, request: web.Request, backends_only: bool) -> Claims:
+        given = request.headers.getall("Authorization", [])
+        bearer = _BEARER.fullmatch(given[0]) if len(given) == 1 else None
+        try:
+            claims = self._verifier.verify(bearer[1] if bearer else "", leeway=True)
+        except AuthError as error:
+            raise Refusal("unauthorized", error.message) from None
+        if backends_only and not claims.caller.is_backend:
+            raise Refusal("forbidden", "This is for backends and admins.")
+        return claims
+
+    async def _refuse_suspended(self, claims: Claims) -> None:
+        user_id = claims.caller.user_id
+        if user_id is not None and await self._is_suspended(user_id):
+            raise Refusal("forbidden", "This user is suspended.")
+
+
+async def _read_body(request: web.Request) -> bytes:
+    """The whole body; aiohttp raises its own 413 above the application's `client_max_size`."""
+    try:
+        async with asyncio.timeout(BODY_PATIENCE_S):
+            return await request.read()
+    except TimeoutError:
+        raise web.HTTPRequestTimeout from None
+    except web.RequestPayloadError:
+        raise Refusal("invalid_payload", "The body did not arrive whole.") from None
+
+
+def _response(reply: Reply) -> web.Response:
+    headers = {} if reply.inbox_seq is None else {"X-Inbox-Seq": str(reply.inbox_seq)}
+    return web.Response(body=encode(reply.body), content_type="application/json", headers=headers)

@@ -1,0 +1,259 @@
+"""The lane: deeds in micro-batches, one transaction in flight, bounded admission.
+
+One lane per process: more were slower (measured; see README's decisions). The lane owns one database
+session of its own. Whatever happens to it, each deed is answered exactly once, within
+`deadline_s` of its receipt: with its outcome, or with `unavailable`, which carries
+`outcome: "unknown"` where a COMMIT was sent whose fate is not known.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Awaitable, Callable, Sequence
+from typing import TYPE_CHECKING, Any, Protocol
+
+import asyncpg
+import structlog
+
+from handlers.deed import Answer, BatchResult, Deed, Delivered
+from handlers.errors import Refusal
+from handlers.wire import encode
+from storage import heads
+from storage.db import is_connection_lost, is_retryable
+
+if TYPE_CHECKING:
+    from handlers.deed import DeedHandler
+    from asyncpg import Connection
+
+log = structlog.get_logger()
+
+_EXPIRY_PERIOD_S = 0.25
+_LEAST_TIME_S = 0.4  # for a batch whose oldest deed is nearly due
+_RECONNECT_PAUSE_S = 0.1
+
+
+class Orders(Protocol):
+    """What keeps an action's own events behind its acknowledgement on the acting connection."""
+
+    def hold(self, order_key: Any) -> None:
+        """From now on the connection hears of nothing that is not known yet."""
+        ...
+
+    def release(self, order_key: Any) -> None:
+        """Its acknowledgements are queued."""
+        ...
+
+
+class Lane:
+    """Takes deeds from all doors through the database, in the order of their connections.
+
+    `connect` opens the lane's session; `deliver` gets each committed event; `catch_up` is called when
+    events may have been committed that nobody here has seen.
+    """
+
+    def __init__(
+        self,
+        *,
+        handler: DeedHandler,
+        connect: Callable[[], Awaitable[Connection]],
+        orders: Orders,
+        deliver: Callable[[Sequence[Delivered]], None],
+        catch_up: Callable[[], None],
+        limits: LaneLimits,
+    ) -> None:
+        self._handler = handler
+        self._connect = connect
+        self._orders = orders
+        self._deliver = deliver
+        self._catch_up = catch_up
+        self._limits = limits
+        self._queue: deque[Deed] = deque()
+        self._running: list[Deed] = []
+        self._wake = asyncio.Event()
+        self._idle = asyncio.Event()
+        self._idle.set()
+        self._conn: Connection | None = None
+        self._committing = False
+        self.available = True  # False while the database is known to be away
+
+    # -- admission -------------------------------------------------------------------------------
+
+    def submit(self, deed: Deed) -> None:
+        """Queue the deed. Raises Refusal `overloaded` where too many wait already."""
+        if len(self._queue) >= self._limits.queue:
+            raise Refusal("overloaded", "Too many actions are waiting.", retry_after_ms=1000)
+        self._queue.append(deed)
+        self._wake.set()
+        self._idle.clear()
+
+    @property
+    def depth(self) -> int:
+        """Deeds waiting or running."""
+        return len(self._queue) + len(self._running)
+
+    async def drained(self) -> None:
+        """Return when every deed submitted so far has been answered."""
+        await self._idle.wait()
+
+    # -- the loop --------------------------------------------------------------------------------
+
+    async def run(self) -> None:
+        """Serve until cancelled."""
+        expiry = asyncio.create_task(self._expire_forever())
+        try:
+            while True:
+                await self._wake.wait()
+                await self._run_batch()
+                if not self._queue and self.available:
+                    self._wake.clear()
+                    self._idle.set()
+        finally:
+            expiry.cancel()
+            if self._conn is not None:
+                self._conn.terminate()
+
+    async def _run_batch(self) -> None:
+        size = min(len(self._queue), self._limits.batch)
+        self._running = [self._queue.popleft() for _ in range(size)]
+        keys = [deed.order_key for deed in self._running if deed.order_key is not None]
+        for key in keys:
+            self._orders.hold(key)
+        try:
+            if self._running:
+                await self._carry_out(self._running)
+            else:  # back from the loss of the database, or all that waited has expired
+                await self._session()
+        except (OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError) as error:
+            await self._lost(error)
+        finally:
+            self._running = []
+            for key in keys:
+                self._orders.release(key)
+
+    async def _carry_out(self, deeds: list[Deed], *, skip_locked: bool = False) -> None:
+        """One transaction for all; a batch that the database refuses is halved until the one at fault
+        is found, so that the others don't suffer."""
+        try:
+            result = await self._transact(deeds, skip_locked=skip_locked)
+        except asyncpg.LockNotAvailableError:
+            # Somebody holds a head and does not let go: the others must not wait for them.
+            await self._carry_out(deeds, skip_locked=True)
+        except asyncpg.PostgresError as error:
+            if is_connection_lost(error):
+                raise
+            if is_retryable(error):
+                await self._carry_out(deeds, skip_locked=skip_locked)
+            elif len(deeds) > 1:
+                half = len(deeds) // 2
+                await self._carry_out(deeds[:half], skip_locked=skip_locked)
+                await self._carry_out(deeds[half:], skip_locked=skip_locked)
+            else:
+                log.error("deed_refused_by_database", event_name=deeds[0].event, sqlstate=error.sqlstate)
+                _answer(deeds[0], Refusal("internal", "This action can't be carried out."))
+        else:
+            self._finish(result)
+
+    async def _transact(self, deeds: list[Deed], *, skip_locked: bool) -> BatchResult:
+        due = deeds[0].received_at + self._limits.deadline_s
+        async with asyncio.timeout_at(max(due, asyncio.get_running_loop().time() + _LEAST_TIME_S)):
+            conn = await self._session()
+            concern = await self._handler.resolve(conn, deeds)
+            await conn.execute("BEGIN")
+            try:
+                locked = await heads.lock(conn, concern.user_ids, skip_locked=skip_locked)
+                result = await self._handler.run(conn, deeds, concern, locked)
+            except asyncpg.PostgresError as error:
+                if not is_connection_lost(error):
+                    await conn.execute("ROLLBACK")
+                raise
+            self._committing = True
+            await conn.execute("COMMIT")
+            self._committing = False
+            return result
+
+    def _finish(self, result: BatchResult) -> None:
+        """Acknowledge first, then tell; what has to wait goes to the front of the queue."""
+        waiting: list[Deed] = []
+        unseen = False
+        for deed, outcome in result.answers:
+            if outcome is None:
+                waiting.append(deed)
+            else:
+                unseen = unseen or deed.attempted
+                _answer(deed, outcome)
+        self._queue.extendleft(reversed(waiting))
+        self._deliver(result.events)
+        if unseen:
+            self._catch_up()
+
+    # -- trouble ---------------------------------------------------------------------------------
+
+    async def _session(self) -> Connection:
+        if self._conn is None or self._conn.is_closed():
+            self._conn = await self._connect()
+            self.available = True
+        return self._conn
+
+    async def _lost(self, error: Exception) -> None:
+        """The session broke: nothing or everything of the batch is stored. The same keys run again."""
+        log.warning("lane_lost_database", error=type(error).__name__, committing=self._committing)
+        self.available = False
+        unanswered = [deed for deed in self._running if deed.answer is not _already_answered]
+        if self._committing:
+            for deed in unanswered:
+                deed.attempted = True
+        self._committing = False
+        if self._conn is not None:
+            self._conn.terminate()
+            self._conn = None
+        self._queue.extendleft(reversed(unanswered))
+        self._expire()
+        await asyncio.sleep(_RECONNECT_PAUSE_S)
+
+    async def _expire_forever(self) -> None:
+        while True:
+            await asyncio.sleep(_EXPIRY_PERIOD_S)
+            self._expire()
+
+    def _expire(self) -> None:
+        """Answer what has waited too long. Receipt times rise along the queue but for what was put
+        back, which is older."""
+        limit = asyncio.get_running_loop().time() - self._limits.deadline_s
+        while self._queue and self._queue[0].received_at <= limit:
+            deed = self._queue.popleft()
+            _answer(
+                deed,
+                Refusal(
+                    "unavailable",
+                    "The database does not answer.",
+                    retry_after_ms=1000,
+                    outcome="unknown" if deed.attempted else None,
+                ),
+            )
+
+
+class LaneLimits(Protocol):
+    """Deeds in a batch, deeds waiting, seconds until an answer."""
+
+    @property
+    def batch(self) -> int: ...
+    @property
+    def queue(self) -> int: ...
+    @property
+    def deadline_s(self) -> float: ...
+
+
+def _already_answered(_: bytes) -> None:
+    raise AssertionError("a deed was answered twice")
+
+
+def _answer(deed: Deed, outcome: bytes | Refusal) -> None:
+    answer, deed.answer = deed.answer, _already_answered
+    answer(outcome if isinstance(outcome, bytes) else refusal_ack(outcome))
+
+
+def refusal_ack(refusal: Refusal) -> bytes:
+    """A refusal as the whole acknowledgement."""
+    return b'{"ok":false,"error":%b}' % encode(refusal.body())
+

@@ -1,0 +1,61 @@
+"""The verb table: every event that a client may send. The product's index.
+
+Actions go through the lane and carry an `actionId`; reads are answered from the database after the
+connection's own actions; the others concern the connection itself.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from typing import Any, Final, NamedTuple
+
+import msgspec
+
+from handlers.engagement.wire import LikeRequest, ShareRequest, UnlikeRequest, ViewRequest
+from handlers.inbox.handler import InboxHandler
+from handlers.inbox.wire import AckRequest, FetchRequest
+from handlers.live.wire import SubscribeRequest, UnsubscribeRequest
+from handlers.wallet.handler import WalletHandler
+from handlers.wallet.wire import GetRequest, HistoryRequest
+from handlers.wire import Message, RefreshRequest
+
+ACTIONS: Final[dict[str, type[msgspec.Struct]]] = {
+    "video:like": LikeRequest,
+    "video:unlike": UnlikeRequest,
+    "video:view": ViewRequest,
+    "video:share": ShareRequest,
+}
+
+Read = Callable[[Any, Any], Awaitable[Message]]  # (the asking Session, the request)
+
+
+class Route(NamedTuple):
+    """How one event is decoded and answered; an action has no `read`."""
+
+    event: str
+    request: type[msgspec.Struct]
+    read: Read | None
+
+
+def routes(*, wallet: WalletHandler, inbox: InboxHandler, visits: Visits) -> dict[str, Route]:
+    """The whole table, by event name."""
+    reads: dict[str, tuple[type[msgspec.Struct], Read]] = {
+        "wallet:get": (GetRequest, lambda visit, request: wallet.get(visit.user_id, request)),
+        "wallet:history": (HistoryRequest, lambda visit, request: wallet.history(visit.user_id, request)),
+        "inbox:fetch": (FetchRequest, lambda visit, request: inbox.fetch(visit.user_id, request)),
+        "inbox:ack": (AckRequest, lambda visit, request: inbox.ack(visit.user_id, visit.device_id, request)),
+        "topic:subscribe": (SubscribeRequest, visits.subscribe),
+        "topic:unsubscribe": (UnsubscribeRequest, visits.unsubscribe),
+        "auth:refresh": (RefreshRequest, visits.refresh),
+    }
+    table = {event: Route(event, request, None) for event, request in ACTIONS.items()}
+    table.update({event: Route(event, request, read) for event, (request, read) in reads.items()})
+    return table
+
+
+class Visits(msgspec.Struct, frozen=True):
+    """What a client asks of its own connection."""
+
+    subscribe: Read
+    unsubscribe: Read
+    refresh: Read

@@ -1,0 +1,308 @@
+"""What can be set, its bounds, and where values come from. The only reader of the environment.
+
+A value is taken from the last of: its default here, the TOML file of `--config`, the environment
+(`APPLAUSE_SECTION__KEY`; a secret also from the file that `APPLAUSE_SECTION__KEY_FILE` names), a flag. A key that
+nobody knows and a value out of bounds are errors that name it, since a limit that is silently not set is worse than
+a server that does not start.
+"""
+
+from __future__ import annotations
+
+import difflib
+import os
+import tomllib
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Annotated, Any, Final, Literal, get_args, get_origin, get_type_hints
+from urllib.parse import urlsplit
+
+import msgspec
+
+PREFIX: Final = "APPLAUSE_"
+WELL_KNOWN: Final = {"DATABASE_URL": "database.url"}
+SECRETS: Final = frozenset({"database.url", "auth.secret"})
+MIN_SECRET_BYTES: Final = 16  # RFC 7518 asks for 32 with HS256, as generated ones have; many in use are shorter
+
+Count = Annotated[int, msgspec.Meta(ge=1)]
+CountOrOff = Annotated[int, msgspec.Meta(ge=0)]
+Seconds = Annotated[float, msgspec.Meta(ge=0.1, le=86_400)]
+Name = Annotated[str, msgspec.Meta(min_length=1)]
+Origin = Annotated[str, msgspec.Meta(pattern=r"^(\*|[a-z][a-z0-9+.-]*://[^/\s]+)\Z")]
+
+
+class BadSettings(Exception):
+    """The configuration can't be used; `problems` has one line for each fault, all at once."""
+
+    def __init__(self, problems: list[str]) -> None:
+        super().__init__("\n".join(problems))
+        self.problems = problems
+
+
+class _Section(msgspec.Struct, frozen=True, kw_only=True):
+    """One table of the TOML file."""
+
+
+class Server(_Section, frozen=True):
+    host: Name = "127.0.0.1"
+    port: Annotated[int, msgspec.Meta(ge=0, le=65_535)] = 8080  # 0: any free one
+
+
+class Database(_Section, frozen=True):
+    url: str = ""  # empty: a PostgreSQL of our own in data_dir
+    pool_size: Annotated[int, msgspec.Meta(ge=2, le=1000)] = 6
+    binaries: str = ""  # folder of the PostgreSQL to run where url is empty; empty: found by itself
+
+
+class Auth(_Section, frozen=True):
+    secret: str = ""  # of HS256; empty: generated in data_dir, where the database is our own too
+    issuer: str = ""  # empty: not checked
+    audience: str = ""  # empty: not checked
+    subject_claim: Name = "sub"
+    roles_claim: Name = "roles"
+    username_claim: Name = "username"
+    leeway_s: Annotated[float, msgspec.Meta(ge=0, le=60)] = 60
+
+
+class Users(_Section, frozen=True):
+    create_unknown: bool = True
+
+
+class Socket(_Section, frozen=True):
+    allowed_origins: tuple[Origin, ...] = ()  # beside the gateway's own; `*`: every one
+    max_connections: Count = 50_000
+    max_connections_per_user: Count = 20
+    max_connections_per_address: CountOrOff = 0  # 0: off, since carriers share addresses
+    ping_interval_s: Seconds = 25
+    ping_timeout_s: Seconds = 20
+    header_timeout_s: Seconds = 10
+    connect_timeout_s: Seconds = 5
+    max_message_bytes: Annotated[int, msgspec.Meta(ge=1024, le=16 * 2**20)] = 65_536
+    send_queue_bytes: Annotated[int, msgspec.Meta(ge=65_536)] = 1_048_576
+    send_queue_age_s: Seconds = 10
+    bad_requests_per_minute: Count = 10
+    max_in_flight: Count = 256
+    max_topics: Count = 100
+
+
+class Limits(_Section, frozen=True):
+    actions_per_second: Annotated[float, msgspec.Meta(ge=0.1)] = 50  # of one user; two seconds' worth at once
+
+
+class Lane(_Section, frozen=True):
+    batch: Annotated[int, msgspec.Meta(ge=1, le=5_000)] = 500
+    queue: Count = 10_000
+    deadline_s: Annotated[float, msgspec.Meta(ge=0.1, le=4.9)] = 4.5  # an action is answered within 5 s
+
+
+class Inbox(_Section, frozen=True):
+    page: Annotated[int, msgspec.Meta(ge=1, le=5_000)] = 500
+    compare_every_s: Seconds = 3
+
+
+class Drain(_Section, frozen=True):
+    timeout_s: Annotated[float, msgspec.Meta(ge=0, le=3_600)] = 12  # the process ends 3 s after it at most
+    reconnect_spread_s: Annotated[float, msgspec.Meta(ge=0, le=600)] = 5
+
+
+class Log(_Section, frozen=True):
+    level: Literal["debug", "info", "warning", "error"] = "info"
+
+
+class Settings(_Section, frozen=True):
+    """Everything that can be set. Times are seconds, sizes bytes."""
+
+    data_dir: Name = ".applause"
+    server: Server = Server()
+    database: Database = Database()
+    auth: Auth = Auth()
+    users: Users = Users()
+    socket: Socket = Socket()
+    limits: Limits = Limits()
+    lane: Lane = Lane()
+    inbox: Inbox = Inbox()
+    drain: Drain = Drain()
+    log: Log = Log()
+
+    @property
+    def data_path(self) -> Path:
+        """The data folder; `~` is the user's home."""
+        return Path(self.data_dir).expanduser()
+
+    @property
+    def binaries_path(self) -> Path | None:
+        """Where the PostgreSQL to run is, if that was set."""
+        return Path(self.database.binaries).expanduser() if self.database.binaries else None
+
+    @property
+    def is_embedded(self) -> bool:
+        """Whether the database is one of our own in the data folder."""
+        return not self.database.url
+
+
+class _Given(msgspec.Struct, frozen=True):
+    """A value as somebody gave it, and how to name that place in a message."""
+
+    value: Any
+    place: str
+    is_text: bool
+
+
+def load(
+    config: Path | None = None,
+    *,
+    environ: Mapping[str, str] | None = None,
+    flags: Mapping[str, Any] | None = None,
+) -> Settings:
+    """The settings from all their places; `flags` by dotted key, None where a flag was not given.
+
+    Raises BadSettings with every problem found.
+    """
+    problems: list[str] = []
+    given: dict[str, _Given] = {}
+    for values in (
+        _from_file(config, problems),
+        _from_environment(os.environ if environ is None else environ, problems),
+        {key: _Given(value, _flag(key), False) for key, value in (flags or {}).items() if value is not None},
+    ):
+        given.update(values)
+    converted = {key: _convert(key, each, problems) for key, each in given.items()}
+    if problems:
+        raise BadSettings(problems)
+    settings = _assemble(converted)
+    _check_together(settings, problems)
+    if problems:
+        raise BadSettings(problems)
+    return settings
+
+
+def require_secret(settings: Settings) -> None:
+    """Raise BadSettings where tokens are needed and none of their secrets can be made up (`migrate` needs none)."""
+    if not settings.auth.secret and not settings.is_embedded:
+        raise BadSettings(["auth.secret: needed with DATABASE_URL, since all nodes must check tokens alike"])
+
+
+def redacted(settings: Settings) -> Iterator[tuple[str, str]]:
+    """Every key with its effective value, for people to read; secrets only say whether they are set."""
+    for key in _types():
+        section, _, name = key.rpartition(".")
+        value = getattr(getattr(settings, section) if section else settings, name)
+        if key in SECRETS:
+            yield key, "(set)" if value else "(not set)"
+        else:
+            yield key, ",".join(value) if isinstance(value, tuple) else str(value)
+
+
+def _flag(key: str) -> str:
+    return "--" + key.rpartition(".")[2].replace("_", "-")
+
+
+def _variable(key: str) -> str:
+    return PREFIX + key.upper().replace(".", "__")
+
+
+def _types() -> dict[str, Any]:
+    """Dotted key -> type, in the order of the Structs."""
+    types: dict[str, Any] = {}
+    for name, section in get_type_hints(Settings, include_extras=True).items():
+        if isinstance(section, type) and issubclass(section, _Section):
+            fields = get_type_hints(section, include_extras=True)
+            types.update({f"{name}.{field}": field_type for field, field_type in fields.items()})
+        else:
+            types[name] = section
+    return types
+
+
+def _from_file(config: Path | None, problems: list[str]) -> dict[str, _Given]:
+    if config is None:
+        return {}
+    try:
+        document = tomllib.loads(config.read_text("utf-8"))
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        problems.append(f"{config}: {error}")
+        return {}
+    types = _types()
+    sections = {key.partition(".")[0] for key in types if "." in key}
+    found: dict[str, _Given] = {}
+    for name, value in document.items():
+        if name in sections and isinstance(value, dict):
+            found.update({f"{name}.{field}": _Given(each, str(config), False) for field, each in value.items()})
+        else:
+            found[name] = _Given(value, str(config), False)
+    for key in [key for key in found if key not in types]:
+        problems.append(f"{config}: unknown key {key}{_hint(key, [*types, *sections])}")
+        del found[key]
+    return found
+
+
+def _from_environment(environ: Mapping[str, str], problems: list[str]) -> dict[str, _Given]:
+    keys = WELL_KNOWN | {_variable(key): key for key in _types()}  # the well-known first: ours win
+    found: dict[str, _Given] = {}
+    for variable, key in keys.items():
+        if variable in environ:
+            found[key] = _Given(environ[variable], variable, True)
+        if key in SECRETS and (file := f"{variable}_FILE") in environ:
+            if variable in environ:
+                problems.append(f"{variable} and {file} are both set: one of them, please")
+            elif (text := _read_secret(file, environ[file], problems)) is not None:
+                found[key] = _Given(text, file, True)
+    known = set(keys) | {f"{variable}_FILE" for variable, key in keys.items() if key in SECRETS}
+    for name in sorted(environ):
+        if name.startswith(PREFIX) and name not in known:
+            problems.append(f"unknown setting {name} in the environment{_hint(name, known)}")
+    return found
+
+
+def _read_secret(variable: str, path: str, problems: list[str]) -> str | None:
+    try:
+        return Path(path).read_text("utf-8").strip()
+    except (OSError, UnicodeDecodeError) as error:
+        problems.append(f"{variable}: {error}")
+        return None
+
+
+def _hint(key: str, known: Any) -> str:
+    by_ending = {each.removeprefix(PREFIX): each for each in known}  # what all share would make all alike
+    close = difflib.get_close_matches(key.removeprefix(PREFIX), by_ending, n=1, cutoff=0.7)
+    return f"; did you mean {by_ending[close[0]]}?" if close else ""
+
+
+def _convert(key: str, given: _Given, problems: list[str]) -> Any:
+    """The value in its type, or a line in `problems` that never shows a secret."""
+    value, expected = given.value, _types()[key]
+    if given.is_text and get_origin(expected) is tuple:
+        value = [part.strip() for part in value.split(",") if part.strip()]
+    try:
+        return msgspec.convert(value, expected, strict=not given.is_text)
+    except msgspec.ValidationError as error:
+        shown = "" if key in SECRETS else f" (it is {given.value!r})"
+        problems.append(f"{given.place}: {key}: {_readable(expected, str(error))}{shown}")
+        return None
+
+
+def _readable(expected: Any, message: str) -> str:
+    if Origin in get_args(expected):
+        return "each origin is `*` or scheme://host[:port] without a path"
+    return message.replace("`", "").removesuffix(" - at $")
+
+
+def _assemble(values: Mapping[str, Any]) -> Settings:
+    sections: dict[str, dict[str, Any]] = {}
+    top: dict[str, Any] = {}
+    for key, value in values.items():
+        section, _, name = key.rpartition(".")
+        (sections.setdefault(section, {}) if section else top)[name] = value
+    types = get_type_hints(Settings)
+    return Settings(**top, **{name: types[name](**fields) for name, fields in sections.items()})
+
+
+def _check_together(settings: Settings, problems: list[str]) -> None:
+    """What no single field's bounds can say."""
+    secret = settings.auth.secret
+    if secret and len(secret.encode()) < MIN_SECRET_BYTES:
+        problems.append(f"auth.secret: at least {MIN_SECRET_BYTES} bytes, or tokens can be forged by trying")
+    if settings.database.url and urlsplit(settings.database.url).scheme not in ("postgres", "postgresql"):
+        problems.append("database.url: begins with postgresql://")
+    if settings.socket.send_queue_bytes < settings.socket.max_message_bytes:
+        problems.append("socket.send_queue_bytes: at least socket.max_message_bytes")
+    if settings.lane.queue < settings.lane.batch:
+        problems.append("lane.queue: at least lane.batch")

@@ -1,0 +1,345 @@
+"""The product's side of a socket: CONNECT to welcome, events to dispatch, and every way to leave."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import time
+from collections.abc import Callable, Coroutine
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any, Final
+
+import msgspec
+import structlog
+
+from fanout.delivery import Delivery
+from fanout.hub import Hub
+from gateway.auth import Authenticator, AuthError
+from gateway.dispatch import Dispatch
+from gateway.payloads import decode
+from gateway.socket.arrivals import Arrivals, Arriving
+from gateway.socket.session import Session
+from handlers.errors import Refusal
+from handlers.inbox.envelope import timestamp_of
+from handlers.inbox.rules import is_complete
+from handlers.live.rules import is_live_topic
+from handlers.live.wire import SubscribeRequest, TopicAck, UnsubscribeRequest
+from handlers.wire import Message, RefreshAck, RefreshRequest
+from storage.arrivals import Arrival
+from storage.db import is_connection_lost
+
+if TYPE_CHECKING:
+    from gateway.settings import Settings
+    from gateway.socket.connection import Connection
+    from gateway.socket.wheel import Wheel
+
+log = structlog.get_logger()
+
+PROTOCOL: Final = 1
+MAX_DEVICE_ID: Final = 128
+
+
+class ConnectAuth(msgspec.Struct, rename="camel"):
+    """The `auth` of CONNECT: all strings, since some clients can send nothing else; numbers too."""
+
+    token: str | None = None
+    last_seq: str | int | None = None
+    epoch: str | None = None
+    device_id: str | None = None
+    protocol: str | int | None = None
+
+
+class WelcomeLimits(Message):
+    max_message_bytes: int
+    actions_per_second: float
+
+
+class Reconnect(Message):
+    max_delay_ms: int
+
+
+class Welcome(Message):
+    """The first event after the CONNECT reply."""
+
+    user_id: int
+    node: str
+    protocol: int
+    epoch: str
+    seq: int
+    oldest_seq: int
+    complete: bool
+    server_time: str
+    token_expires_in_ms: int
+    limits: WelcomeLimits
+    reconnect: Reconnect
+
+
+class SessionLimits(msgspec.Struct, frozen=True):
+    """What one connection may have open."""
+
+    max_in_flight: int
+    bad_requests_per_minute: int
+    max_topics: int
+    max_per_user: int
+    read_timeout_s: float = 4.0
+
+
+class ConnectRefused(Exception):
+    """A CONNECT that is refused with a `connect_error` and data."""
+
+    def __init__(self, code: str, message: str) -> None:
+        super().__init__(message)
+        self.code = code
+        self.message = message
+
+
+_AUTH = msgspec.json.Decoder(ConnectAuth)
+
+
+class ClientApp:
+    """What `gateway.socket.connection` calls. `epoch` gives the database's history of now."""
+
+    def __init__(
+        self,
+        *,
+        settings: Settings,
+        node: str,
+        epoch: Callable[[], str],
+        authenticator: Authenticator,
+        hub: Hub,
+        wheel: Wheel,
+        event_frame: Callable[[str, bytes], bytes],
+        spawn: Callable[[Coroutine[Any, Any, None]], object],
+    ) -> None:
+        self._settings = settings
+        self._node = node
+        self._epoch = epoch
+        self._authenticator = authenticator
+        self._hub = hub
+        self.wheel = wheel
+        self.event_frame = event_frame
+        self.spawn = spawn
+        self.limits = SessionLimits(
+            settings.socket.max_in_flight,
+            settings.socket.bad_requests_per_minute,
+            settings.socket.max_topics,
+            settings.socket.max_connections_per_user,
+        )
+        # Parts that in turn know this app: wiring ties the knot with `complete`.
+        self.dispatch: Dispatch
+        self._delivery: Delivery
+        self._arrivals: Arrivals
+        self._announce: Callable[[int, str, int], None]
+        self._left: Callable[[int, int], None]
+
+    def complete(
+        self,
+        *,
+        dispatch: Dispatch,
+        delivery: Delivery,
+        arrivals: Arrivals,
+        announce: Callable[[int, str, int], None],
+        left: Callable[[int, int], None],
+    ) -> None:
+        """Hand in what could not exist before this app. `announce` tells other nodes of a device that has
+        connected, `left` tells presence of a connection (user, generation) that has ended."""
+        self.dispatch = dispatch
+        self._delivery = delivery
+        self._arrivals = arrivals
+        self._announce = announce
+        self._left = left
+
+    # -- SocketApp -------------------------------------------------------------------------------
+
+    def on_connect(self, connection: Connection, auth: msgspec.Raw | None) -> None:
+        """CONNECT: verify the token, enter the hub, then ask the database."""
+        try:
+            self._arrive(connection, auth)
+        except ConnectRefused as refused:
+            _refuse(connection, refused.code, refused.message)
+
+    def on_event(self, connection: Connection, name: str, args: list[msgspec.Raw], ack_id: int | None) -> None:
+        """EVENT of an accepted connection."""
+        connection.session.receive(name, args, ack_id)
+
+    def on_malformed(self, connection: Connection, ack_id: int | None, field: str | None) -> None:
+        """An EVENT that could not be read."""
+        connection.session.refuse(Refusal("invalid_payload", "This is not a valid event.", field=field), ack_id)
+
+    def on_writable(self, connection: Connection) -> None:
+        """The transport takes more again."""
+        session = connection.session
+        if session is not None and session.cursor is not None:
+            self._delivery.writable(session.cursor)
+
+    def on_lost(self, connection: Connection) -> None:
+        """The connection is gone, whatever ended it."""
+        session: Session | None = connection.session
+        if session is None:
+            return
+        self.wheel.cancel(session)
+        session.waiting = None
+        if session.cursor is not None:
+            self._delivery.detach(session.cursor)
+        if session.generation:
+            self._left(session.user_id, session.generation)
+
+    # -- arriving --------------------------------------------------------------------------------
+
+    def _arrive(self, connection: Connection, raw: msgspec.Raw | None) -> None:
+        auth = _decoded(raw)
+        token = auth.token
+        try:
+            claims = self._authenticator.verify(token or "", leeway=False)
+        except AuthError as error:
+            raise ConnectRefused(error.code, error.message) from None
+        user_id = claims.caller.user_id
+        if user_id is None:
+            raise ConnectRefused("token_invalid", "The token is not valid.")
+        device_id = _device_id(auth)
+        others = sum(1 for cursor in self._hub.cursors_of(user_id) if not device_id or cursor.device_id != device_id)
+        if others >= self.limits.max_per_user:
+            raise ConnectRefused("connection_limit", "This user has too many connections.")
+        session = Session(self, connection, user_id, device_id)
+        session.newer = _protocol(auth) > PROTOCOL
+        session.expires_at = asyncio.get_running_loop().time() + claims.expires_at - time.time()
+        connection.session = session
+        # In the hub before the head is read: no event can slip in between.
+        session.cursor = self._delivery.attach(user_id, session, device_id or "")
+        self._arrivals.add(Arriving(session, claims, _last_seq(auth), auth.epoch or None))
+
+    def welcome(self, arriving: Arriving, found: Arrival | None) -> None:
+        """The database has answered: accept, or refuse with what it said."""
+        session = arriving.session
+        assert session.cursor is not None
+        if session.cursor.gone:
+            if session.generation:  # presence learnt of it after the connection was lost
+                self._left(session.user_id, session.generation)
+            return
+        if found is None or found.status != "active":
+            code = "token_invalid" if found is None else "user_suspended"
+            _refuse(session.connection, code, "The token is not valid." if found is None else "The user is suspended.")
+            return
+        session.cursor.generation = session.generation
+        at, complete = self._position(arriving, found)
+        remaining_s = session.expires_at - asyncio.get_running_loop().time()
+        body = msgspec.json.encode(self._welcome(session.user_id, found, complete, remaining_s))
+        session.connection.accept(self.event_frame("welcome", body))
+        session.renew(arriving.claims, remaining_s)
+        self._delivery.start(session.cursor, at, found.seq, lambda seq: self._resumed(session, seq))
+        if session.device_id:
+            self._delivery.replace(session.user_id, session.device_id, session.generation)
+            self._announce(session.user_id, session.device_id, session.generation)
+
+    def turn_away(self, arriving: Arriving) -> None:
+        """The database is away: close without a packet, so that official clients come back by themselves."""
+        arriving.session.connection.drop()
+
+    def _position(self, arriving: Arriving, found: Arrival) -> tuple[int, bool]:
+        """(where the cursor starts, complete)."""
+        if arriving.last_seq is None:
+            return found.seq, True
+        same_history = arriving.epoch is None or arriving.epoch == self._epoch()
+        if same_history and is_complete(arriving.last_seq, found.seq, found.oldest_seq):
+            return arriving.last_seq, True
+        return found.seq, False
+
+    def _welcome(self, user_id: int, found: Arrival, complete: bool, remaining_s: float) -> Welcome:
+        return Welcome(
+            user_id=user_id,
+            node=self._node,
+            protocol=PROTOCOL,
+            epoch=self._epoch(),
+            seq=found.seq,
+            oldest_seq=found.oldest_seq,
+            complete=complete,
+            server_time=timestamp_of(datetime.now(UTC)),
+            token_expires_in_ms=max(int(remaining_s * 1000), 0),
+            limits=WelcomeLimits(self._settings.socket.max_message_bytes, self._settings.limits.actions_per_second),
+            reconnect=Reconnect(int(self._settings.drain.reconnect_spread_s * 1000)),
+        )
+
+    def _resumed(self, session: Session, seq: int) -> None:
+        session.connection.write(self.event_frame("resumed", b'{"seq":%d}' % seq))
+
+    # -- what a client asks of its own connection -------------------------------------------------
+
+    async def subscribe(self, session: Session, request: SubscribeRequest) -> TopicAck:
+        """`topic:subscribe`."""
+        if not is_live_topic(request.topic):
+            raise Refusal("not_found", "There is no such topic.", field="topic")
+        cursor = session.cursor
+        assert cursor is not None
+        if cursor.topics and request.topic not in cursor.topics and len(cursor.topics) >= self.limits.max_topics:
+            raise Refusal("conflict", "Too many topics on this connection.", field="topic")
+        self._delivery.subscribe(cursor, request.topic)
+        return TopicAck(request.topic)
+
+    async def unsubscribe(self, session: Session, request: UnsubscribeRequest) -> TopicAck:
+        """`topic:unsubscribe`: also of what was never subscribed."""
+        assert session.cursor is not None
+        self._delivery.unsubscribe(session.cursor, request.topic)
+        return TopicAck(request.topic)
+
+    async def refresh(self, session: Session, request: RefreshRequest) -> RefreshAck:
+        """`auth:refresh`: a later expiry for the same user; a bad token leaves the old deadline."""
+        try:
+            claims = self._authenticator.verify(request.token, leeway=False)
+        except AuthError as error:
+            raise Refusal("unauthorized", error.message, field="token") from None
+        if claims.caller.user_id != session.user_id:
+            raise Refusal("unauthorized", "The token is another user's.", field="token")
+        remaining_s = claims.expires_at - time.time()
+        session.renew(claims, remaining_s)
+        return RefreshAck(int(remaining_s * 1000))
+
+    def refusal_of(self, error: Exception) -> Refusal:
+        """An unexpected error of a read, as the caller is told of it."""
+        if isinstance(error, TimeoutError) or is_connection_lost(error):
+            return Refusal("unavailable", "The database does not answer.", retry_after_ms=1000)
+        log.error("read_failed", error=type(error).__name__)
+        return Refusal("internal", "Something went wrong.")
+
+    def reconnect_after_ms(self, code: str) -> int | None:
+        """When a client that is told to go may come back: spread, so that they don't come at once."""
+        if code in ("draining", "unavailable"):
+            return random.randint(0, int(self._settings.drain.reconnect_spread_s * 1000))
+        return None
+
+
+def _refuse(connection: Connection, code: str, message: str) -> None:
+    error = {"message": code, "data": {"code": code, "message": message, "retryable": False}}
+    connection.refuse(msgspec.json.encode(error))
+
+
+def _decoded(raw: msgspec.Raw | None) -> ConnectAuth:
+    if raw is None:
+        return ConnectAuth()
+    try:
+        return decode(_AUTH, raw)
+    except Refusal as refusal:
+        raise ConnectRefused("invalid_payload", f"auth.{refusal.field or ''}: {refusal.message}") from None
+
+
+def _device_id(auth: ConnectAuth) -> str | None:
+    if auth.device_id and (len(auth.device_id) > MAX_DEVICE_ID or "\0" in auth.device_id):
+        raise ConnectRefused("invalid_payload", f"auth.deviceId must be at most {MAX_DEVICE_ID} characters.")
+    return auth.device_id or None
+
+
+def _last_seq(auth: ConnectAuth) -> int | None:
+    text = "" if auth.last_seq is None else str(auth.last_seq)
+    if not text:
+        return None
+    if not (text.isascii() and text.isdigit() and len(text) <= 16):
+        raise ConnectRefused("invalid_payload", "auth.lastSeq must be 1 to 16 digits.")
+    return int(text)
+
+
+def _protocol(auth: ConnectAuth) -> int:
+    text = "" if auth.protocol is None else str(auth.protocol)
+    if not text:
+        return PROTOCOL
+    if not (text.isascii() and text.isdigit() and len(text) <= 9):
+        raise ConnectRefused("invalid_payload", "auth.protocol must be a number.")
+    return int(text)

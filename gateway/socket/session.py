@@ -1,0 +1,197 @@
+"""One user's connection: who they are, in which order they are answered, and when it ends.
+
+A connection's requests are answered in the order sent: its actions follow each other through the lane,
+a read waits for the actions before it, and what comes after a read waits for the read.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
+
+import msgspec
+import structlog
+
+from gateway.lane import refusal_ack
+from gateway.routes import Route
+from gateway.socket.closing import ENDINGS, closing_body
+from handlers.errors import Refusal
+from handlers.wire import encode
+
+if TYPE_CHECKING:
+    from fanout.delivery import Cursor
+    from gateway.auth import Claims
+    from gateway.socket.app import ClientApp
+    from gateway.socket.connection import Connection
+
+log = structlog.get_logger()
+
+EXPIRY_NOTICE_S: Final = 60.0
+_ERROR_WINDOW_S: Final = 60.0
+_COUNTED_ERRORS: Final = frozenset({"invalid_payload", "unknown_event"})
+
+
+class Waiting(NamedTuple):
+    """A request that waits for those before it on its connection."""
+
+    route: Route
+    request: Any
+    payload: msgspec.Raw
+    ack_id: int | None
+
+
+class Session:
+    """An accepted (or arriving) connection of a user. Small, since most of them are idle.
+
+    It is also what delivery writes to (its Sink), and what the wheel reminds of the token's end.
+    """
+
+    __slots__ = (
+        "acting", "app", "connection", "cursor", "device_id", "errors", "expires_at", "generation",
+        "newer", "reading", "tick", "user_id", "waiting", "warned",
+    )  # fmt: skip
+
+    def __init__(self, app: ClientApp, connection: Connection, user_id: int, device_id: str | None) -> None:
+        self.app = app
+        self.connection = connection
+        self.user_id = user_id
+        self.device_id = device_id
+        self.cursor: Cursor | None = None
+        self.generation = 0
+        self.newer = False  # announced a newer protocol than ours
+        self.expires_at = 0.0  # on the loop's clock
+        self.warned = False
+        self.acting = 0  # actions in the lane
+        self.reading = False
+        self.waiting: deque[Waiting] | None = None
+        self.errors: list[float] | None = None
+        self.tick = 0
+
+    # -- what delivery writes to -----------------------------------------------------------------
+
+    @property
+    def congested(self) -> bool:
+        """True while the transport takes nothing more."""
+        return self.connection.congested
+
+    def write(self, frame: bytes) -> None:
+        """Queue a finished frame for this turn's flush."""
+        self.connection.write(frame)
+
+    def cut(self, code: str) -> None:
+        """End the connection with this closing code, in the way that spec 2 gives it."""
+        self.app.wheel.cancel(self)
+        message, retryable, disconnect, close_code = ENDINGS[code]
+        body = closing_body(code, message, retryable, self.app.reconnect_after_ms(code))
+        self.connection.end(closing=self.app.event_frame("closing", body), disconnect=disconnect, code=close_code)
+
+    # -- requests --------------------------------------------------------------------------------
+
+    def receive(self, event: str, args: list[msgspec.Raw], ack_id: int | None) -> None:
+        """Take one event of the client; it is answered, now or later, whatever it is."""
+        try:
+            route, request, payload = self.app.dispatch.decode(event, args, lenient=self.newer)
+            waits = self.waiting is not None or self.reading or (route.read is not None and self.acting > 0)
+            if self.in_flight >= self.app.limits.max_in_flight:
+                raise Refusal("overloaded", "Too many requests wait on this connection.", retry_after_ms=100)
+        except Refusal as refusal:
+            self.refuse(refusal, ack_id)
+            return
+        item = Waiting(route, request, payload, ack_id)
+        if waits:
+            if self.waiting is None:
+                self.waiting = deque()
+            self.waiting.append(item)
+        else:
+            self._start(item)
+
+    @property
+    def in_flight(self) -> int:
+        """Requests that are not answered yet."""
+        return self.acting + self.reading + (len(self.waiting) if self.waiting else 0)
+
+    def refuse(self, refusal: Refusal, ack_id: int | None) -> None:
+        """Answer with a refusal. The tenth malformed request in a minute ends the connection."""
+        if ack_id is not None:
+            self.connection.ack(ack_id, refusal_ack(refusal))
+        if refusal.code not in _COUNTED_ERRORS or (self.newer and refusal.code == "unknown_event"):
+            return
+        now = asyncio.get_running_loop().time()
+        self.errors = [at for at in self.errors or () if at > now - _ERROR_WINDOW_S]
+        self.errors.append(now)
+        if len(self.errors) >= self.app.limits.bad_requests_per_minute:
+            self.cut("too_many_errors")
+
+    def _start(self, item: Waiting) -> None:
+        try:
+            if item.route.read is None:
+                ack_id = item.ack_id
+                self.app.dispatch.submit(
+                    self.user_id,
+                    item.route,
+                    item.request,
+                    item.payload,
+                    order_key=self.cursor,
+                    answer=lambda body: self._acted(ack_id, body),
+                )
+                self.acting += 1
+            else:
+                self.app.dispatch.charge(self.user_id, asyncio.get_running_loop().time())
+                self.reading = True
+                self.app.spawn(self._read(item))
+        except Refusal as refusal:
+            self.refuse(refusal, item.ack_id)
+
+    def _acted(self, ack_id: int | None, body: bytes) -> None:
+        self.acting -= 1
+        if ack_id is not None:
+            self.connection.ack(ack_id, body)
+        if self.waiting is not None:
+            self._go_on()
+
+    async def _read(self, item: Waiting) -> None:
+        assert item.route.read is not None
+        try:
+            async with asyncio.timeout(self.app.limits.read_timeout_s):
+                data = await item.route.read(self, item.request)
+            if item.ack_id is not None:
+                self.connection.ack(item.ack_id, b'{"ok":true,"data":%b}' % encode(data))
+        except Refusal as refusal:
+            self.refuse(refusal, item.ack_id)
+        except Exception as error:
+            self.refuse(self.app.refusal_of(error), item.ack_id)
+        finally:
+            self.reading = False
+            if self.waiting is not None:
+                self._go_on()
+
+    def _go_on(self) -> None:
+        while self.waiting and not self.reading:
+            if self.waiting[0].route.read is not None and self.acting:
+                return
+            self._start(self.waiting.popleft())
+        if not self.waiting:
+            self.waiting = None
+
+    # -- the token's end -------------------------------------------------------------------------
+
+    def renew(self, claims: Claims, remaining_s: float) -> None:
+        """Count the token's remaining time from now, on the monotonic clock."""
+        self.expires_at = asyncio.get_running_loop().time() + remaining_s
+        self.warned = False
+        self.app.wheel.set(self, max(remaining_s - EXPIRY_NOTICE_S, 0))
+
+    def on_due(self) -> None:
+        """The wheel: 60 s before the end a notice, at the end actions in flight finish and it is over."""
+        left_s = self.expires_at - asyncio.get_running_loop().time()
+        if left_s <= 0:
+            if self.in_flight:
+                self.app.wheel.set(self, 0.1)
+            else:
+                self.cut("token_expired")
+            return
+        if not self.warned and left_s <= EXPIRY_NOTICE_S:
+            self.warned = True
+            self.connection.write(self.app.event_frame("auth:expiring", b'{"inMs":%d}' % int(left_s * 1000)))
+        self.app.wheel.set(self, left_s if self.warned else left_s - EXPIRY_NOTICE_S)

@@ -1,0 +1,374 @@
+"""Composition root: pools -> handlers -> routes -> doors. The only file that knows everyone."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import secrets
+import signal
+import socket
+import sys
+from collections.abc import Sequence
+from contextlib import AsyncExitStack
+from pathlib import Path
+from typing import Any, Final
+
+import asyncpg
+import structlog
+from aiohttp import web
+
+from fanout.broker import Broker, Listeners, MemoryBroker
+from fanout.broker_postgres import PostgresBroker
+from fanout.delivery import Delivery
+from fanout.hub import Hub
+from fanout.presence import MemoryPresence, Presence
+from fanout.presence_postgres import PostgresPresence
+from gateway import logs
+from gateway.auth import Authenticator
+from gateway.clock import Clock
+from gateway.console.demo import Demo
+from gateway.dispatch import Dispatch
+from gateway.history import History
+from gateway.http.accounts import account_routes
+from gateway.http.directory import directory_routes
+from gateway.http.door import MAX_BODY_BYTES, Door
+from gateway.http.events import event_routes
+from gateway.http.health import health_routes
+from gateway.http.problems import answer_problems
+from gateway.lane import Lane
+from gateway.limits import TokenBuckets
+from gateway.routes import Visits, routes
+from gateway.settings import Settings
+from gateway.socket.app import ClientApp
+from gateway.socket.arrivals import Arrivals, Departures
+from gateway.socket.connection import event_frame
+from gateway.socket.door import Refused, SocketDoor, server_options
+from gateway.socket.wheel import Wheel
+from gateway.supervisor import Supervisor
+from handlers.awards import Award, Awards
+from handlers.deed import Delivered
+from handlers.directory.handler import DirectoryHandler
+from handlers.engagement.handler import EngagementHandler
+from handlers.engagement.settler import Settler
+from handlers.inbox.envelope import render
+from handlers.inbox.handler import InboxHandler
+from handlers.live.handler import LiveHandler
+from handlers.wallet.handler import WalletHandler
+from storage import requests
+from storage.awards import list_awards
+from storage.db import connect, connect_lane, create_pool
+from storage.embedded import EmbeddedPostgres
+from storage.migrate import ensure_current, migrate, pending
+
+log = structlog.get_logger()
+
+DRAIN_POLL_S: Final = 0.05
+FAREWELL_S: Final = 1.0  # for close frames and their echoes
+MOST_ARRIVING: Final = 20_000
+
+
+async def serve(settings: Settings, *, demo: bool) -> int:
+    """Run the gateway until SIGTERM or SIGINT (0) or until one of its services dies (1)."""
+    logs.configure(settings.log.level)
+    async with AsyncExitStack() as stack:
+        supervisor = Supervisor()
+        stack.push_async_callback(supervisor.stop)
+        dsn = await _database(settings, stack, supervisor)
+        node = Node(settings, dsn, supervisor)
+        await node.start(stack, demo=demo)
+        stop = _stop_signal()
+        died = asyncio.create_task(supervisor.died())
+        await asyncio.wait({stop, died}, return_when=asyncio.FIRST_COMPLETED)
+        if stop.done():
+            died.cancel()
+            await node.drain()
+            return 0
+        log.error("service_died", reason=str(died.result()))
+        return 1
+
+
+async def _database(settings: Settings, stack: AsyncExitStack, supervisor: Supervisor) -> str:
+    """The database's address: one's own, on a schema that is current; or ours, started and migrated."""
+    if not settings.is_embedded:
+        conn = await connect(settings.database.url)
+        try:
+            await ensure_current(conn)
+        finally:
+            await conn.close()
+        return settings.database.url
+    postgres = EmbeddedPostgres(
+        settings.data_path, binaries=settings.binaries_path, serving_port=settings.server.port or None
+    )
+    dsn = (await stack.enter_async_context(postgres)).dsn
+    conn = await connect(dsn)
+    try:
+        await migrate(conn)
+    finally:
+        await conn.close()
+    supervisor.start("postgres", postgres.keep_running())
+    return dsn
+
+
+def _stop_signal() -> asyncio.Future[None]:
+    loop = asyncio.get_running_loop()
+    stop: asyncio.Future[None] = loop.create_future()
+
+    def ask() -> None:
+        if not stop.done():
+            stop.set_result(None)
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, ask)
+    return stop
+
+
+class Node:
+    """One running gateway: everything that serves, built in the order in which it depends on each other."""
+
+    def __init__(self, settings: Settings, dsn: str, supervisor: Supervisor) -> None:
+        self._settings = settings
+        self._dsn = dsn
+        self._supervisor = supervisor
+        # Unique to this run: whoever froze and was replaced must not be taken for their successor.
+        self._name = f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(4)}".replace(" ", "-")
+        self._hub = Hub()
+        self._wheel = Wheel(asyncio.get_running_loop())
+        self._history = History(on_change=self._end_all)
+        self._awards: Awards = {}
+        self._pool: asyncpg.Pool
+        self._presence: Presence
+        self._broker: Broker
+        self._delivery: Delivery
+        self._lane: Lane
+        self._dispatch: Dispatch
+        self._runner: web.AppRunner
+
+    async def start(self, stack: AsyncExitStack, *, demo: bool) -> None:
+        """Open the pool, join the other nodes, start the services and listen."""
+        settings, supervisor = self._settings, self._supervisor
+        self._pool = await create_pool(self._dsn, size=settings.database.pool_size, on_connect=self._history.look)
+        stack.push_async_callback(_close, self._pool)
+        async with self._pool.acquire() as conn:
+            self._awards.update({action: Award(points, least) for action, points, least in await list_awards(conn)})
+            await requests.maintain_partitions(conn)
+        await self._join(stack)
+
+        inbox = InboxHandler(pool=self._pool, devices_of=self._devices_of)
+        wallet = WalletHandler(pool=self._pool)
+        directory = DirectoryHandler(pool=self._pool, create_unknown=settings.users.create_unknown)
+        self._delivery = Delivery(
+            hub=self._hub,
+            read_after=inbox.read_after,
+            frame_of=lambda envelope: event_frame("notification", envelope),
+            spawn=supervisor.spawn,
+            page=settings.inbox.page,
+        )
+        clock = self._start_clock()
+        self._lane = Lane(
+            handler=EngagementHandler(awards=lambda: self._awards),
+            connect=self._connect_lane,
+            orders=self._delivery,
+            deliver=self._deliver,
+            catch_up=clock.compare_soon,
+            limits=settings.lane,
+        )
+        supervisor.start("lane", self._lane.run())
+        authenticator = Authenticator(settings.auth)
+        client_app = self._client_app(authenticator)
+        self._dispatch = Dispatch(
+            routes=routes(
+                wallet=wallet,
+                inbox=inbox,
+                visits=Visits(client_app.subscribe, client_app.unsubscribe, client_app.refresh),
+            ),
+            lane=self._lane,
+            actions=TokenBuckets(settings.limits.actions_per_second),
+        )
+        self._finish_client_app(client_app)
+
+        app = web.Application(middlewares=[answer_problems], client_max_size=MAX_BODY_BYTES)
+        SocketDoor(settings=settings.socket, app=client_app, wheel=self._wheel, admit=self._admit).add_routes(app.router)
+        door = Door(verifier=authenticator, is_suspended=directory.is_suspended)
+        app.add_routes(directory_routes(door, directory))
+        app.add_routes(account_routes(door, wallet=wallet, inbox=inbox))
+        app.add_routes(event_routes(door, LiveHandler(pool=self._pool, publish=self._publish)))
+        app.add_routes(health_routes(check=self._problems, is_draining=lambda: self._dispatch.draining))
+        if demo:
+            await self._add_demo(app, directory)
+        await self._listen(app, stack)
+
+    # -- parts -----------------------------------------------------------------------------------
+
+    async def _join(self, stack: AsyncExitStack) -> None:
+        """Presence and broker: in memory where nobody else can have this database, else over it."""
+        if self._settings.is_embedded:
+            self._presence, self._broker = MemoryPresence(), MemoryBroker()
+        else:
+            listeners = Listeners(self._hear_heads, self._hear_compare, self._hear_topic, self._hear_replaced)
+            self._presence = PostgresPresence(pool=self._pool, node=self._name, spawn=self._supervisor.spawn)
+            self._broker = PostgresBroker(
+                dsn=self._dsn, node=self._name, listeners=listeners, spawn=self._supervisor.spawn
+            )
+        self._clock: Clock | None = None
+        await self._presence.start()
+        stack.push_async_callback(self._presence.stop)
+        await self._broker.start()
+        stack.push_async_callback(self._broker.stop)
+
+    def _start_clock(self) -> Clock:
+        clock = Clock(
+            pool=self._pool,
+            settler=Settler(),
+            delivery=self._delivery,
+            hub=self._hub,
+            presence=self._presence,
+            deliver=self._deliver,
+        )
+        self._clock = clock
+        self._supervisor.start("settler", clock.settle())
+        self._supervisor.start("partitions", clock.keep_partitions())
+        self._supervisor.start("heads", clock.compare_heads(self._settings.inbox.compare_every_s))
+        return clock
+
+    def _client_app(self, authenticator: Authenticator) -> ClientApp:
+        return ClientApp(
+            settings=self._settings,
+            node=self._name,
+            epoch=lambda: self._history.epoch,
+            authenticator=authenticator,
+            hub=self._hub,
+            wheel=self._wheel,
+            event_frame=event_frame,
+            spawn=self._supervisor.spawn,
+        )
+
+    def _finish_client_app(self, app: ClientApp) -> None:
+        arrivals = Arrivals(
+            pool=self._pool,
+            presence=self._presence,
+            create_unknown=self._settings.users.create_unknown,
+            welcome=app.welcome,
+            turn_away=app.turn_away,
+        )
+        departures = Departures(presence=self._presence)
+        self._supervisor.start("arrivals", arrivals.run())
+        self._supervisor.start("departures", departures.run())
+        app.complete(
+            dispatch=self._dispatch,
+            delivery=self._delivery,
+            arrivals=arrivals,
+            announce=self._announce_replaced,
+            left=departures.add,
+        )
+
+    async def _connect_lane(self) -> asyncpg.Connection:
+        conn = await connect_lane(self._dsn)
+        await self._history.look(conn)
+        return conn
+
+    async def _add_demo(self, app: web.Application, directory: DirectoryHandler) -> None:
+        auth = self._settings.auth
+        claims = {name: value for name, value in (("iss", auth.issuer), ("aud", auth.audience)) if value}
+        stage = Demo(directory=directory, secret=auth.secret, claims=claims)
+        await stage.seed()
+        app.add_routes(stage.routes())
+
+    async def _listen(self, app: web.Application, stack: AsyncExitStack) -> None:
+        server = self._settings.server
+        self._runner = web.AppRunner(app, handle_signals=False, **server_options(self._settings.socket))
+        await self._runner.setup()
+        stack.push_async_callback(self._runner.cleanup)
+        site = web.TCPSite(self._runner, server.host, server.port, backlog=_longest_backlog(), shutdown_timeout=1.0)
+        await site.start()
+        port = self._runner.addresses[0][1]
+        log.info("listening", host=server.host, port=port, node=self._name, epoch=self._history.epoch)
+        sys.stdout.write(f"Applause is ready at http://{server.host}:{port}\n")
+        sys.stdout.flush()
+
+    # -- events ----------------------------------------------------------------------------------
+
+    def _deliver(self, events: Sequence[Delivered]) -> None:
+        """Committed events: to connections here from memory, to other nodes as a hint."""
+        for event in events:
+            if event.user_id in self._hub.users:
+                self._delivery.deliver(event.user_id, event.seq, render(event.row))
+        if events and self._presence.other_nodes():
+            self._broker.announce_heads([(event.user_id, event.seq) for event in events])
+
+    def _publish(self, topic: str, envelope: bytes) -> None:
+        self._hear_topic(topic, envelope)
+        if self._presence.other_nodes():
+            self._broker.publish_topic(topic, envelope)
+
+    def _announce_replaced(self, user_id: int, device_id: str, generation: int) -> None:
+        if self._presence.other_nodes():
+            self._broker.announce_replaced(user_id, device_id, generation)
+
+    def _hear_heads(self, heads: list[tuple[int, int]]) -> None:
+        for user_id, seq in heads:
+            if user_id in self._hub.users:
+                self._delivery.raise_head(user_id, seq)
+
+    def _hear_compare(self) -> None:
+        if self._clock is not None:
+            self._clock.compare_soon()
+
+    def _hear_topic(self, topic: str, envelope: bytes) -> None:
+        self._delivery.publish_topic(topic, event_frame("notification", envelope))
+
+    def _hear_replaced(self, user_id: int, device_id: str, generation: int) -> None:
+        self._delivery.replace(user_id, device_id, generation)
+
+    def _devices_of(self, user_id: int) -> list[str | None]:
+        return [cursor.device_id or None for cursor in self._hub.cursors_of(user_id)]
+
+    # -- coming and going ------------------------------------------------------------------------
+
+    def _admit(self, _: web.Request) -> Refused | None:
+        if self._dispatch.draining:
+            return Refused("draining", "this node is going away")
+        if not self._lane.available:
+            return Refused("unavailable", "the database does not answer", 2.0)
+        return None
+
+    async def _problems(self) -> list[str]:
+        async with self._pool.acquire(timeout=1.5) as conn:
+            return [f"migration {migration.name} is missing" for migration in await pending(conn)]
+
+    def _end_all(self) -> None:
+        """The database has another history: all come again and learn of it."""
+        for cursor in list(self._hub):
+            self._delivery.cut(cursor, "unavailable")
+
+    async def drain(self) -> None:
+        """Let running actions finish, tell all clients when to come back, then close (spec 8.8)."""
+        self._dispatch.draining = True
+        log.info("draining", connections=len(self._hub))
+        try:
+            async with asyncio.timeout(self._settings.drain.timeout_s):
+                await self._lane.drained()
+        except TimeoutError:
+            log.warning("drain_gave_up", waiting=self._lane.depth)
+        await asyncio.sleep(DRAIN_POLL_S)  # acknowledgements leave at the end of the turn
+        for cursor in list(self._hub):
+            self._delivery.cut(cursor, "draining")
+        deadline = asyncio.get_running_loop().time() + FAREWELL_S
+        while len(self._hub) and asyncio.get_running_loop().time() < deadline:
+            await asyncio.sleep(DRAIN_POLL_S)
+
+
+async def _close(pool: Any) -> None:
+    """Wait a moment for what is running; a database that does not answer must not hold the exit up."""
+    try:
+        async with asyncio.timeout(1.0):
+            await pool.close()
+    except TimeoutError:
+        pool.terminate()
+
+
+def _longest_backlog() -> int:
+    """The system's maximum: with a short one a storm of connects becomes a storm of SYN retries."""
+    try:
+        return int(Path("/proc/sys/net/core/somaxconn").read_text())
+    except (OSError, ValueError):
+        return 4096

@@ -1,0 +1,120 @@
+"""An action on its way through the lane, and what becomes of it."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+from uuid import UUID
+
+import msgspec
+
+from handlers.errors import Refusal
+
+if TYPE_CHECKING:
+    from asyncpg import Connection
+
+    from storage.inbox import StoredEvent
+    from storage.ledger import Entry
+
+_CANONICAL = msgspec.json.Encoder(order="sorted")
+_NAMESPACE = bytes.fromhex("6f4d1a5ec0a64f0c9a3be2a1d7c0a9f1")  # any constant of ours (RFC 9562, 5.5)
+
+
+class Deed:
+    """One action of one caller, whichever door it came through.
+
+    `answer` is called exactly once, with the acknowledgement's JSON. `order_key` names what must keep
+    its order: the connection; None where nothing does.
+    """
+
+    __slots__ = (
+        "action_id",
+        "answer",
+        "attempted",
+        "event",
+        "fingerprint",
+        "order_key",
+        "received_at",
+        "request",
+        "user_id",
+    )
+
+    def __init__(
+        self,
+        *,
+        user_id: int,
+        event: str,
+        request: Any,
+        fingerprint: bytes,
+        received_at: float,
+        order_key: object | None,
+        answer: Callable[[bytes], None],
+    ) -> None:
+        self.user_id = user_id
+        self.event = event
+        self.request = request
+        self.action_id: str = request.action_id
+        self.fingerprint = fingerprint
+        self.received_at = received_at
+        self.order_key = order_key
+        self.answer = answer
+        self.attempted = False  # a COMMIT with it was sent whose fate is unknown
+
+
+def fingerprint(event: str, payload: bytes | msgspec.Raw) -> bytes:
+    """What tells an action from another with the same key: event name and payload as sent, canonically
+    encoded, so that the order of keys does not matter."""
+    canonical = _CANONICAL.encode(msgspec.json.decode(payload))
+    return hashlib.blake2b(event.encode() + b"\0" + canonical, digest_size=16).digest()
+
+
+def derived_id(origin: str) -> UUID:
+    """The id of something that an action creates, from the name of its request key (UUIDv5), so that a
+    retry can't make a second one."""
+    return UUID(bytes=hashlib.sha1(_NAMESPACE + origin.encode(), usedforsecurity=False).digest()[:16], version=5)
+
+
+class Answer(NamedTuple):
+    """The outcome of one deed: the ack's JSON, or the refusal; None means: in the next batch."""
+
+    deed: Deed
+    outcome: bytes | Refusal | None
+
+
+class Delivered(NamedTuple):
+    """One event that was committed, for its recipient's connections. It is rendered only where there are any."""
+
+    user_id: int
+    seq: int
+    row: StoredEvent | Entry
+
+
+class BatchResult(NamedTuple):
+    """What a handler made of a batch, valid once its transaction has committed."""
+
+    answers: list[Answer]
+    events: list[Delivered]
+
+
+class Concern(Protocol):
+    """What a handler found out before the locks; opaque to the lane but for the heads it needs."""
+
+    @property
+    def user_ids(self) -> set[int]:
+        """Users whose heads the batch locks."""
+        ...
+
+
+class DeedHandler(Protocol):
+    """A domain whose deeds run in batches: resolve, then the lane locks, then read, decide and write."""
+
+    async def resolve(self, conn: Connection, deeds: Sequence[Deed]) -> Concern:
+        """Find out, unlocked, whom the deeds concern."""
+        ...
+
+    async def run(
+        self, conn: Connection, deeds: Sequence[Deed], concern: Concern, heads: dict[int, int]
+    ) -> BatchResult:
+        """Read, decide and write the deeds under the locked heads (user id -> seq), in one transaction."""
+        ...

@@ -1,0 +1,7 @@
+"""The directory: users and videos as the app's backend keeps them, and who I am.
+
+Invariants
+- A user has a head and a wallet from the same statement on that creates them.
+- Fields left out of a change keep their value; a change with an older `version` changes nothing.
+- A video's owner exists, and is replaced only under the heads of both.
+"""

@@ -1,0 +1,169 @@
+"""Creates, changes and shows users and videos."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final, NoReturn, TypeVar
+
+from msgspec import UNSET, UnsetType
+
+from handlers.directory.rules import creates_user, distinct_roles
+from handlers.directory.wire import PutUserRequest, PutVideoRequest, UserView, VideoView
+from handlers.errors import Refusal
+from storage import heads, users, videos
+from storage.pool import session, transaction
+from storage.users import StoredUser, UserChange
+from storage.videos import StoredVideo
+
+if TYPE_CHECKING:
+    from asyncpg import Connection
+
+    from handlers.caller import Caller
+    from storage.pool import Pool
+
+T = TypeVar("T")
+
+_REMOVED: Final = ""  # what UserChange takes for "no such text any more"
+
+
+class DirectoryHandler:
+    """Users and videos, outside the lane: none of it moves value or stores an event."""
+
+    def __init__(self, *, pool: Pool, create_unknown: bool) -> None:
+        self._pool = pool
+        self._create_unknown = create_unknown
+
+    async def put_user(self, user_id: int, request: PutUserRequest) -> UserView:
+        """Create or change a user and return all of them; an older `version` changes nothing."""
+        async with transaction(self._pool) as conn:
+            await users.upsert_users(conn, [_change_of(user_id, request)])
+            stored = await users.fetch_user(conn, user_id)
+        if stored is None:
+            _refuse_incomplete("username")
+        return _user_view(stored)
+
+    async def get_user(self, user_id: int) -> tuple[UserView, int]:
+        """A user and the `seq` of their inbox in the same snapshot; Refusal `not_found`."""
+        async with session(self._pool) as conn:
+            stored = await users.fetch_user(conn, user_id)
+        if stored is None:
+            raise Refusal("not_found", "There is no such user.")
+        return _user_view(stored), stored.inbox_seq
+
+    async def get_me(self, caller: Caller, username: str | None) -> tuple[UserView, int]:
+        """The caller as a user, created at the first sight of their token as on a first connect.
+
+        `username` is what the token says. Backends are no users unless they were put here
+        (`not_found`); where nobody may be created, a stranger's token is `unauthorized`.
+        """
+        if caller.user_id is None:
+            raise Refusal("not_found", "This token is no user's.")
+        async with transaction(self._pool) as conn:
+            stored = await users.fetch_user(conn, caller.user_id)
+            if stored is None:
+                self._refuse_stranger(caller)
+                await users.insert_unknown_users(conn, [caller.user_id], [username])
+                stored = await users.fetch_user(conn, caller.user_id)
+                assert stored is not None, "inserted above, or by somebody who committed first"
+        return _user_view(stored), stored.inbox_seq
+
+    async def is_suspended(self, user_id: int) -> bool:
+        """True where the user exists and may do nothing."""
+        async with session(self._pool) as conn:
+            return await users.fetch_status(conn, user_id) == "suspended"
+
+    async def put_video(self, video_id: str, request: PutVideoRequest) -> VideoView:
+        """Create or change a video and return it with its totals."""
+        owner_id, title = _given(request.owner_id), _given(request.title)
+        async with transaction(self._pool) as conn:
+            if owner_id is not None:
+                await _settle_owner(conn, video_id, owner_id)
+            await videos.upsert_video(conn, video_id, owner_id, title)
+            stored = await videos.fetch_video(conn, video_id)
+        if stored is None:
+            _refuse_incomplete("ownerId" if owner_id is None else "title")
+        return _video_view(stored)
+
+    async def get_video(self, video_id: str) -> VideoView:
+        """A video with its totals; Refusal `not_found`."""
+        async with session(self._pool) as conn:
+            stored = await videos.fetch_video(conn, video_id)
+        if stored is None:
+            raise Refusal("not_found", "There is no such video.")
+        return _video_view(stored)
+
+    def _refuse_stranger(self, caller: Caller) -> None:
+        if creates_user(is_backend=caller.is_backend, create_unknown=self._create_unknown):
+            return
+        if caller.is_backend:
+            raise Refusal("not_found", "This token is no user's.")
+        raise Refusal("unauthorized", "The token's user is not known here.")
+
+
+async def _settle_owner(conn: Connection, video_id: str, owner_id: int) -> None:
+    """See that the owner exists, and hold both heads where the video changes hands.
+
+    The lane writes a video's award under the head of the owner whom it read; it must not see another
+    one between that and its commit.
+    """
+    if await users.fetch_status(conn, owner_id) is None:
+        raise Refusal("not_found", "There is no such user to own the video.", field="ownerId")
+    before = await videos.fetch_video(conn, video_id)
+    if before is None or before.owner_id == owner_id:
+        return
+    await heads.lock(conn, {before.owner_id, owner_id})
+    after = await videos.fetch_video(conn, video_id)
+    if after is None or after.owner_id != before.owner_id:
+        raise Refusal("conflict", "The video has just changed hands.", field="ownerId")
+
+
+def _refuse_incomplete(field: str) -> NoReturn:
+    raise Refusal("invalid_payload", f"`{field}` is needed to create this.", field=field)
+
+
+def _given(value: T | UnsetType) -> T | None:
+    return None if isinstance(value, UnsetType) else value
+
+
+def _removable(value: str | UnsetType | None) -> str | None:
+    return _REMOVED if value is None else _given(value)
+
+
+def _change_of(user_id: int, request: PutUserRequest) -> UserChange:
+    return UserChange(
+        id=user_id,
+        username=_given(request.username),
+        display_name=_removable(request.display_name),
+        picture_url=_removable(request.picture_url),
+        email=_removable(request.email),
+        roles=None if request.roles is UNSET else ",".join(distinct_roles(request.roles)),
+        status=_given(request.status),
+        following_count=_given(request.following_count),
+        followers_count=_given(request.followers_count),
+        version=_given(request.version),
+    )
+
+
+def _user_view(stored: StoredUser) -> UserView:
+    return UserView(
+        id=stored.id,
+        username=stored.username,
+        display_name=stored.display_name,
+        picture_url=stored.picture_url,
+        email=stored.email,
+        roles=stored.roles,
+        status=stored.status,
+        following_count=stored.following_count,
+        followers_count=stored.followers_count,
+        version=stored.version,
+    )
+
+
+def _video_view(stored: StoredVideo) -> VideoView:
+    return VideoView(
+        video_id=stored.id,
+        owner_id=stored.owner_id,
+        title=stored.title,
+        total_likes=stored.total_likes,
+        total_views=stored.total_views,
+        total_shares=stored.total_shares,
+    )

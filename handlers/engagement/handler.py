@@ -1,0 +1,222 @@
+"""Runs batches of likes, views and shares: resolve, read, decide, write."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from handlers.awards import Awards
+from handlers.deed import Answer, BatchResult, Deed, Delivered, derived_id
+from handlers.engagement import rules
+from handlers.engagement.rows import entry_of, event_of
+from handlers.engagement.rules import Account, Books, Counter, Engagement, Intent, Outcome
+from handlers.engagement.wire import EngagementAck, PaidAward
+from handlers.errors import Refusal
+from handlers.money import LYK, as_number
+from handlers.wire import encode
+from storage import accruals, engagement, inbox, ledger, requests
+from storage.accruals import Accrual
+from storage.engagement import Concerned, CounterChange, Reading, StoredEngagement
+from storage.requests import StoredRequest
+from storage.statement import write_together
+
+if TYPE_CHECKING:
+    from asyncpg import Connection
+
+RequestKey = tuple[int, str]
+
+
+@dataclass(slots=True)
+class EngagementConcern:
+    """Whose videos the deeds are about, and the heads to lock: actors, and creators who are quiet."""
+
+    videos: dict[tuple[str, int], Concerned]
+    user_ids: set[int]
+
+
+class EngagementHandler:
+    """`video:like`, `video:unlike`, `video:view`, `video:share`.
+
+    `awards` gives the amounts that hold now. Batches above `prompt_batch` deeds leave quiet creators to
+    the settler too: that is twice as fast, so promptness gives way before throughput.
+    """
+
+    def __init__(self, *, awards: Callable[[], Awards], prompt_batch: int = 64) -> None:
+        self._awards = awards
+        self._prompt_batch = prompt_batch
+
+    async def resolve(self, conn: Connection, deeds: Sequence[Deed]) -> EngagementConcern:
+        """Find the videos' owners and whether they are quiet; lock actors and quiet owners."""
+        places = list({(deed.request.video_id, rules.KIND_OF[deed.event]): None for deed in deeds})
+        videos = await engagement.list_concerned(conn, places)
+        users = {deed.user_id for deed in deeds}
+        if len(deeds) <= self._prompt_batch:
+            users |= {video.owner_id for video in videos.values() if video.quiet}
+        return EngagementConcern(videos, users)
+
+    async def run(
+        self, conn: Connection, deeds: Sequence[Deed], concern: EngagementConcern, heads: dict[int, int]
+    ) -> BatchResult:
+        """Carry out the deeds whose actors' heads are locked; the others wait for the next batch."""
+        answers: dict[Deed, bytes | Refusal | None] = {}
+        ready: list[Deed] = []
+        for deed in deeds:
+            if deed.user_id not in heads:
+                answers[deed] = None  # and with it all later deeds of its connection: they have the same actor
+            elif (deed.request.video_id, rules.KIND_OF[deed.event]) in concern.videos:
+                ready.append(deed)
+            else:
+                answers[deed] = Refusal("not_found", "There is no such video.", field="videoId")
+        events: list[Delivered] = []
+        if ready:
+            batch = _Batch(self._awards(), concern, heads)
+            batch.read(ready, await engagement.list_readings(conn, [_key(deed) for deed in ready]))
+            for deed in ready:
+                answers[deed] = batch.answer(deed)
+            events = await batch.write(conn)
+        return BatchResult([Answer(deed, answers[deed]) for deed in deeds], events)
+
+
+def _key(deed: Deed) -> tuple[int, str, str, int, str]:
+    return deed.user_id, deed.action_id, deed.request.video_id, rules.KIND_OF[deed.event], LYK
+
+
+class _Batch:
+    """One batch under its locks: the books, the request keys, and what is to be written."""
+
+    def __init__(self, awards: Awards, concern: EngagementConcern, heads: dict[int, int]) -> None:
+        self._concern = concern
+        self._heads = heads
+        self._books = Books(awards=awards, accounts={}, counters={}, engagements={})
+        self._readings: dict[Deed, Reading] = {}
+        self._kept: dict[RequestKey, tuple[bytes, bytes]] = {}
+        self._new_requests: list[StoredRequest] = []
+        self._touched: dict[rules.EngagementKey, int] = {}  # -> the creator of its video
+        self._now: datetime | None = None
+
+    def read(self, deeds: Sequence[Deed], readings: Sequence[Reading]) -> None:
+        """Enter what is stored into the books: accounts of locked users, engagements, totals, keys."""
+        books = self._books
+        for deed, reading in zip(deeds, readings, strict=True):
+            self._now = self._now or reading.now
+            self._readings[deed] = reading
+            place = (deed.request.video_id, rules.KIND_OF[deed.event])
+            owner = self._concern.videos[place].owner_id
+            if deed.user_id not in books.accounts:
+                books.accounts[deed.user_id] = Account(self._heads[deed.user_id], reading.balance, reading.n)
+            if owner in self._heads and owner not in books.accounts:
+                books.accounts[owner] = Account(self._heads[owner], reading.owner_balance, reading.owner_n)
+            if place not in books.counters:
+                books.counters[place] = Counter(reading.total or 0, reading.quiet and owner in self._heads)
+            key = (deed.user_id, *place)
+            if key not in books.engagements:
+                books.engagements[key] = Engagement(
+                    reading.count or 0,
+                    bool(reading.actor_paid),
+                    bool(reading.creator_paid),
+                    bool(reading.notified),
+                )
+            if reading.fingerprint is not None and reading.outcome is not None:
+                self._kept[deed.user_id, deed.action_id] = (reading.fingerprint, reading.outcome)
+
+    def answer(self, deed: Deed) -> bytes | Refusal:
+        """Decide one deed, or answer it as its key was answered before."""
+        request_key = (deed.user_id, deed.action_id)
+        kept = self._kept.get(request_key)
+        if kept is not None:
+            if kept[0] != deed.fingerprint:
+                return Refusal("idempotency_conflict", "This actionId was used for another action.", field="actionId")
+            # The first run of a batch whose COMMIT went unanswered is no replay to its caller.
+            return kept[1] if deed.attempted else _replayed(kept[1])
+        intent = self._intent(deed)
+        outcome = _ack(deed.request.video_id, rules.decide(self._books, intent))
+        self._touched[deed.user_id, intent.video_id, intent.kind] = intent.owner_id
+        self._kept[request_key] = (deed.fingerprint, outcome)
+        assert self._now is not None
+        self._new_requests.append(
+            StoredRequest(deed.user_id, deed.action_id, deed.fingerprint, outcome, self._now)
+        )
+        return outcome
+
+    def _intent(self, deed: Deed) -> Intent:
+        reading = self._readings[deed]
+        kind = rules.KIND_OF[deed.event]
+        video = self._concern.videos[deed.request.video_id, kind]
+        return Intent(
+            actor_id=deed.user_id,
+            username=reading.username,
+            following=reading.following,
+            event=deed.event,
+            kind=kind,
+            video_id=deed.request.video_id,
+            title=video.title,
+            channel=getattr(deed.request, "channel", None),
+            owner_id=video.owner_id,
+            owner_followers=reading.owner_followers,
+            origin=f"{deed.user_id}/{deed.action_id}/{self._heads[deed.user_id]}",
+        )
+
+    async def write(self, conn: Connection) -> list[Delivered]:
+        """Store all that the deeds came to in one statement; return the events for delivery."""
+        if not self._new_requests or self._now is None:
+            return []
+        now, books = self._now, self._books
+        entries = [entry_of(payment, derived_id(f"{payment.origin}/{payment.action}"), now) for payment in books.payments]
+        notices = [event_of(notice, derived_id(f"{notice.origin}/notice"), now) for notice in books.notices]
+        advanced = {
+            user_id: account.seq
+            for user_id, account in books.accounts.items()
+            if account.seq != self._heads[user_id]
+        }
+        await write_together(
+            conn,
+            [
+                *requests.insert_requests(self._new_requests),
+                *engagement.insert_engagements([self._stored(key, owner, now) for key, owner in self._touched.items()]),
+                *ledger.post(entries),
+                *inbox.append(notices, advanced),
+                *engagement.add_to_counters(
+                    [
+                        CounterChange(*place, change, now if place in books.told else None)
+                        for place, change in books.counted.items()
+                    ]
+                ),
+                *accruals.insert_accruals(
+                    [
+                        Accrual(
+                            *key, p.points, p.paid, p.change, p.notify, p.actors, p.username, p.channel, now
+                        )
+                        for key, p in books.pending.items()
+                    ]
+                ),
+            ],
+        )
+        stored = sorted([*entries, *notices], key=lambda event: (event.user_id, event.seq))
+        return [Delivered(event.user_id, event.seq, event) for event in stored]
+
+    def _stored(self, key: rules.EngagementKey, owner_id: int, now: datetime) -> StoredEngagement:
+        state = self._books.engagements[key]
+        return StoredEngagement(
+            *key,
+            state.count,
+            state.actor_points,
+            state.creator_points,
+            state.actor_paid,
+            state.creator_paid,
+            owner_id,
+            now if state.notified_now else None,
+        )
+
+
+def _ack(video_id: str, outcome: Outcome) -> bytes:
+    award = PaidAward(as_number(outcome.points), as_number(outcome.new_balance)) if outcome.points else None
+    reason: Any = outcome.reason if outcome.reason is not None else msgspec.UNSET
+    return b'{"ok":true,"data":%b}' % encode(EngagementAck(video_id, outcome.total, outcome.already, award, reason))
+
+
+def _replayed(outcome: bytes) -> bytes:
+    return outcome[:-1] + b',"replayed":true}'

@@ -1,0 +1,87 @@
+"""The settler: what waited for popular creators becomes one entry and one notification each."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import uuid_utils.compat as uuid_utils
+
+from handlers.deed import Delivered
+from handlers.engagement.rows import entry_of, event_of
+from handlers.engagement.rules import CREATOR_AWARD, MOST_ACTORS_NAMED, Account, Notice, Payment
+from handlers.money import LYK
+from storage import accruals, engagement, heads, inbox, ledger
+from storage.accruals import Settlement
+from storage.engagement import CounterChange
+from storage.inbox import StoredEvent
+from storage.ledger import Entry
+from storage.statement import write_together
+
+if TYPE_CHECKING:
+    from asyncpg import Connection
+
+
+class Settler:
+    """Settles accruals, at most once a second per creator, video and kind, whichever node does it.
+
+    It judges nothing: points were judged in each action's own transaction. A crash leaves the accruals
+    to the next settler.
+    """
+
+    def __init__(self, *, most_creators: int = 200) -> None:
+        self._most_creators = most_creators
+
+    async def settle(self, conn: Connection) -> list[Delivered]:
+        """Settle what is due in one transaction; returns the committed events, [] where nothing was due."""
+        creators = await accruals.list_due(conn, self._most_creators)
+        if not creators:
+            return []
+        async with conn.transaction():
+            seqs = await heads.lock(conn, creators, skip_locked=True)
+            settlements = await accruals.take(conn, sorted(seqs), LYK)
+            entries, notices = _told(settlements, seqs)
+            advanced: dict[int, int] = {}
+            for event in (*entries, *notices):
+                advanced[event.user_id] = max(event.seq, advanced.get(event.user_id, 0))
+            await write_together(
+                conn,
+                [
+                    *ledger.post(entries),
+                    *inbox.append(notices, advanced),
+                    *engagement.add_to_counters(
+                        [
+                            CounterChange(s.video_id, s.kind, s.change, s.now if s.points or s.notify else None)
+                            for s in settlements
+                        ]
+                    ),
+                ],
+            )
+        stored = sorted([*entries, *notices], key=lambda event: (event.user_id, event.seq))
+        return [Delivered(event.user_id, event.seq, event) for event in stored]
+
+
+def _told(settlements: Sequence[Settlement], seqs: dict[int, int]) -> tuple[list[Entry], list[StoredEvent]]:
+    """One entry and one notification per settlement, in the order of each creator's `seq` and `n`."""
+    entries: list[Entry] = []
+    notices: list[StoredEvent] = []
+    accounts: dict[int, Account] = {}
+    for s in settlements:
+        account = accounts.setdefault(s.creator_id, Account(seqs[s.creator_id], s.balance, s.n))
+        if s.notify:
+            account.seq += 1
+            notice = Notice(
+                s.creator_id, account.seq, s.kind, s.actors[:MOST_ACTORS_NAMED], s.username,
+                s.video_id, s.notify, s.channel, "",
+            )  # fmt: skip
+            notices.append(event_of(notice, uuid_utils.uuid7(), s.now))
+        if s.points:
+            account.seq += 1
+            account.n += 1
+            payment = Payment(
+                s.creator_id, account.seq, account.n, account.balance, s.points, CREATOR_AWARD[s.kind], s.video_id,
+                s.title, "creator", s.kind, s.paid, s.total + s.change, "",
+            )  # fmt: skip
+            account.balance += s.points
+            entries.append(entry_of(payment, uuid_utils.uuid7(), s.now))
+    return entries, notices

@@ -1,0 +1,68 @@
+"""Events of backends, and what a live topic's listeners get of them (spec 2, 6 and 7)."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Annotated, Any
+
+import msgspec
+from msgspec import UNSET, UnsetType
+
+from handlers.wire import Message, Request
+
+EventId = Annotated[str, msgspec.Meta(min_length=1, max_length=128, pattern=r"^[^\x00]*\Z")]
+Source = Annotated[str, msgspec.Meta(min_length=1, max_length=255, pattern=r"^[^\x00]*\Z")]
+TypeName = Annotated[str, msgspec.Meta(pattern=r"^[A-Za-z0-9._:-]{1,128}\Z")]
+TopicName = Annotated[str, msgspec.Meta(min_length=1, max_length=128)]
+Moment = Annotated[datetime, msgspec.Meta(tz=True)]
+
+
+class PublishRequest(Request, frozen=True):
+    """One event, to a topic. `recipient_ids` is known so that it can be refused by its name."""
+
+    id: EventId
+    type: TypeName
+    data: dict[str, Any]
+    topic: TopicName | UnsetType = UNSET
+    recipient_ids: Any | UnsetType = UNSET
+    source: Source | UnsetType = UNSET
+    event_type: TypeName | UnsetType = UNSET
+    timestamp: Moment | UnsetType = UNSET
+    ephemeral: bool | UnsetType = UNSET
+
+
+class PublishAnswer(Message):
+    """How many recipients it was stored for and how many are unknown: for a topic none and none."""
+
+    accepted: int
+    skipped: int
+
+
+class LiveEvent(Message):
+    """The envelope of an ephemeral event: the same bytes for all who listen."""
+
+    id: str
+    seq: None
+    type: str
+    event_type: str
+    recipient_ids: list[int]
+    data: dict[str, Any]
+    timestamp: str
+
+
+class SubscribeRequest(Request, frozen=True):
+    """`topic:subscribe`; which topics there are is rules.is_live_topic's to say."""
+
+    topic: TopicName
+
+
+class UnsubscribeRequest(Request, frozen=True):
+    """`topic:unsubscribe`."""
+
+    topic: TopicName
+
+
+class TopicAck(Message):
+    """The topic that the connection hears of, or no more."""
+
+    topic: str

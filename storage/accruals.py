@@ -1,0 +1,111 @@
+"""What waits for a popular creator: written with each action, taken by the settler."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import datetime
+from typing import TYPE_CHECKING, NamedTuple
+
+from storage.statement import Write, columns
+
+if TYPE_CHECKING:
+    from asyncpg import Connection
+
+
+class Accrual(NamedTuple):
+    """One batch's engagement with one creator's video of one kind. Points are minor units, judged already."""
+
+    creator_id: int
+    video_id: str
+    kind: int
+    points: int
+    paid: int
+    change: int
+    notify: int
+    actors: list[int]
+    username: str | None
+    channel: str | None
+    created_at: datetime
+
+
+# `unnest` would flatten the lists of actors: they travel as text and are cast back.
+INSERT = """
+INSERT INTO accruals (creator_id, video_id, kind, points, paid, change, notify, actors, username, channel, created_at)
+SELECT d.creator_id, d.video_id, d.kind, d.points, d.paid, d.change, d.notify, d.actors::bigint[], d.username,
+    d.channel, d.created_at
+FROM unnest($1::bigint[], $2::text[], $3::smallint[], $4::bigint[], $5::int[], $6::int[], $7::int[], $8::text[],
+    $9::text[], $10::text[], $11::timestamptz[])
+    AS d(creator_id, video_id, kind, points, paid, change, notify, actors, username, channel, created_at)
+"""
+
+
+def insert_accruals(accruals: Sequence[Accrual]) -> list[Write]:
+    """The write that adds accruals; no lock is needed, nothing is ever updated."""
+    rows = [(*row[:7], "{" + ",".join(map(str, row.actors)) + "}", *row[8:]) for row in accruals]
+    return [Write(INSERT, columns(rows, 11))] if rows else []
+
+
+LIST_DUE = """
+SELECT DISTINCT a.creator_id FROM accruals a
+LEFT JOIN video_counters c ON c.video_id = a.video_id AND c.kind = a.kind
+WHERE coalesce(c.last_paid_at < clock_timestamp() - interval '1 second', true) LIMIT $1
+"""
+
+
+async def list_due(conn: Connection, limit: int) -> list[int]:
+    """Creators with something waiting who have heard nothing of that video and kind for a second."""
+    return [row[0] for row in await conn.fetch(LIST_DUE, limit)]
+
+
+class Settlement(NamedTuple):
+    """All that waited for one creator, video and kind, with what is needed to tell them."""
+
+    now: datetime
+    creator_id: int
+    video_id: str
+    kind: int
+    points: int
+    paid: int
+    change: int
+    notify: int
+    actors: list[int]
+    username: str | None
+    channel: str | None
+    title: str
+    total: int  # as settled before
+    balance: int
+    n: int
+
+
+# A pair that was settled a moment ago waits for its second: the test of list_due, repeated under
+# the creator's head. Lists of actors are gathered newest first as JSON, since array_agg takes no
+# arrays of different length.
+TAKE = """
+WITH taken AS (
+    DELETE FROM accruals a USING unnest($1::bigint[]) AS due(creator_id)
+    WHERE a.creator_id = due.creator_id AND NOT EXISTS (
+        SELECT FROM video_counters c WHERE c.video_id = a.video_id AND c.kind = a.kind
+            AND c.last_paid_at >= clock_timestamp() - interval '1 second')
+    RETURNING a.*
+), summed AS (
+    SELECT creator_id, video_id, kind, sum(points)::bigint AS points, sum(paid)::int AS paid,
+        sum(change)::int AS change, sum(notify)::int AS notify,
+        string_agg(array_to_string(actors, ','), ',' ORDER BY created_at DESC) FILTER (WHERE notify > 0) AS actors,
+        (array_agg(username ORDER BY created_at DESC) FILTER (WHERE notify > 0))[1] AS username,
+        (array_agg(channel ORDER BY created_at DESC) FILTER (WHERE notify > 0))[1] AS channel
+    FROM taken GROUP BY creator_id, video_id, kind
+)
+SELECT clock_timestamp(), s.creator_id, s.video_id, s.kind, s.points, s.paid, s.change, s.notify,
+    coalesce(s.actors, ''), s.username, s.channel, v.title, coalesce(c.total, 0), b.balance, b.n
+FROM summed s
+JOIN videos v ON v.id = s.video_id
+JOIN accounts b ON b.user_id = s.creator_id AND b.currency = $2
+LEFT JOIN video_counters c ON c.video_id = s.video_id AND c.kind = s.kind
+ORDER BY s.creator_id, s.video_id, s.kind
+"""
+
+
+async def take(conn: Connection, creator_ids: Sequence[int], currency: str) -> list[Settlement]:
+    """Remove what is due of these creators, whose heads the caller holds, and return it summed up."""
+    rows = await conn.fetch(TAKE, list(creator_ids), currency)
+    return [Settlement(*row[:8], [int(actor) for actor in row[8].split(",") if actor], *row[9:]) for row in rows]

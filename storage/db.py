@@ -1,0 +1,90 @@
+"""Connections to PostgreSQL, and what its errors mean for whoever asked."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Coroutine
+from typing import Any, Final
+
+import asyncpg
+
+CONNECT_TIMEOUT_S: Final = 4.0  # an action that waits is answered within 5 s of its receipt
+
+# A lane keeps its plans for weeks. With a generic plan cached while the tables were small, one read grew from 50 to
+# 250 ms a batch; every statement of a lane has an index to go by, so the other plans are never right.
+# The time-outs are for the other nodes: a lane that freezes with locks held must not stop them.
+LANE_SETTINGS: Final = {
+    "enable_seqscan": "off",
+    "enable_hashjoin": "off",
+    "enable_mergejoin": "off",
+    "idle_in_transaction_session_timeout": "2s",
+    "lock_timeout": "250ms",
+}
+
+OnConnect = Callable[[asyncpg.Connection], Coroutine[Any, Any, None]]
+
+
+async def create_pool(
+    dsn: str, *, size: int, command_timeout_s: float = 10.0, on_connect: OnConnect | None = None
+) -> asyncpg.Pool:
+    """A pool of at most `size` connections, opened on demand except the first.
+
+    `on_connect` sees each new connection once before anybody uses it (the gateway compares the epoch there).
+    Raises what `is_connection_lost` knows where no server answers.
+    """
+    return await asyncpg.create_pool(
+        dsn,
+        min_size=1,
+        max_size=size,
+        timeout=CONNECT_TIMEOUT_S,
+        command_timeout=command_timeout_s,
+        init=on_connect,
+        server_settings={"application_name": "applause"},
+    )
+
+
+async def connect(dsn: str) -> asyncpg.Connection:
+    """One connection for a command, a listener or a service of its own."""
+    return await asyncpg.connect(dsn, timeout=CONNECT_TIMEOUT_S, server_settings={"application_name": "applause"})
+
+
+async def connect_lane(dsn: str, *, command_timeout_s: float = 10.0) -> asyncpg.Connection:
+    """A connection for a lane, with LANE_SETTINGS from its first statement on."""
+    return await asyncpg.connect(
+        dsn,
+        timeout=CONNECT_TIMEOUT_S,
+        command_timeout=command_timeout_s,
+        server_settings={"application_name": "applause lane", **LANE_SETTINGS},
+    )
+
+
+_LOST: Final = (
+    OSError,  # refused, reset, unreachable, no such host
+    TimeoutError,
+    asyncpg.PostgresConnectionError,
+    asyncpg.AdminShutdownError,
+    asyncpg.CrashShutdownError,
+    asyncpg.CannotConnectNowError,
+    asyncpg.TooManyConnectionsError,
+    asyncpg.IdleInTransactionSessionTimeoutError,
+    asyncpg.ReadOnlySQLTransactionError,  # a server that was demoted under us
+)
+
+
+def is_connection_lost(error: BaseException) -> bool:
+    """Whether the database is away rather than unwilling: connect again, and repeat.
+
+    If it came around a COMMIT, the outcome is unknown: only a repetition under the same keys is safe.
+    """
+    if isinstance(error, asyncpg.InterfaceError):  # also says "another operation is in progress", a fault of ours
+        return "clos" in str(error)
+    return isinstance(error, _LOST)
+
+
+def is_retryable(error: BaseException) -> bool:
+    """Whether the same transaction, run again, may pass: serialization failure (40001) or deadlock (40P01)."""
+    return isinstance(error, (asyncpg.SerializationError, asyncpg.DeadlockDetectedError))
+
+
+def is_lock_timeout(error: BaseException) -> bool:
+    """Whether somebody else held a lock for longer than `lock_timeout` (55P03); nothing was done."""
+    return isinstance(error, asyncpg.LockNotAvailableError)

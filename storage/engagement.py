@@ -1,0 +1,142 @@
+"""Likes, views and shares: what a batch of them needs to know, and where it is written."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import datetime
+from typing import TYPE_CHECKING, NamedTuple
+
+from storage.statement import Write, columns
+
+if TYPE_CHECKING:
+    from asyncpg import Connection
+
+# Nothing waits to be settled, and the creator has heard nothing of this video and kind for a second.
+QUIET = """(coalesce(c.last_paid_at < clock_timestamp() - interval '1 second', true)
+    AND NOT EXISTS (SELECT FROM accruals w
+        WHERE w.creator_id = v.owner_id AND w.video_id = v.id AND w.kind = d.kind))"""
+
+LIST_CONCERNED = f"""
+SELECT d.video_id, d.kind, v.owner_id, v.title, {QUIET} AS quiet
+FROM unnest($1::text[], $2::smallint[]) AS d(video_id, kind)
+JOIN videos v ON v.id = d.video_id
+LEFT JOIN video_counters c ON c.video_id = d.video_id AND c.kind = d.kind
+"""
+
+
+class Concerned(NamedTuple):
+    """Whose video it is, and whether they may hear of this kind of engagement at once."""
+
+    owner_id: int
+    title: str
+    quiet: bool
+
+
+async def list_concerned(conn: Connection, keys: Sequence[tuple[str, int]]) -> dict[tuple[str, int], Concerned]:
+    """Owner, title and quietness per (video id, kind), unlocked; unknown videos are missing."""
+    rows = await conn.fetch(LIST_CONCERNED, *columns(keys, 2))
+    return {(row[0], row[1]): Concerned(row[2], row[3], row[4]) for row in rows}
+
+
+class Reading(NamedTuple):
+    """What one action reads after its locks, in one row; None where nothing is stored."""
+
+    now: datetime
+    fingerprint: bytes | None
+    outcome: bytes | None
+    count: int | None
+    actor_paid: bool | None
+    creator_paid: bool | None
+    notified: bool | None
+    following: int
+    username: str
+    balance: int
+    n: int
+    owner_followers: int
+    owner_balance: int
+    owner_n: int
+    total: int | None
+    quiet: bool
+
+
+READ = f"""
+SELECT clock_timestamp(), r.fingerprint, r.outcome,
+    e.count, e.actor_paid, e.creator_paid, e.notified_at > clock_timestamp() - interval '24 hours',
+    u.following_count, u.username, a.balance, a.n,
+    o.followers_count, oa.balance, oa.n, c.total, {QUIET}
+FROM unnest($1::bigint[], $2::text[], $3::text[], $4::smallint[], $5::text[]) WITH ORDINALITY
+    AS d(actor_id, action_id, video_id, kind, currency, place)
+JOIN videos v ON v.id = d.video_id
+JOIN users u ON u.id = d.actor_id
+JOIN accounts a ON a.user_id = d.actor_id AND a.currency = d.currency
+JOIN users o ON o.id = v.owner_id
+JOIN accounts oa ON oa.user_id = v.owner_id AND oa.currency = d.currency
+LEFT JOIN requests r ON r.user_id = d.actor_id AND r.action_id = d.action_id
+    AND r.created_at > clock_timestamp() - interval '7 days'
+LEFT JOIN engagements e ON e.actor_id = d.actor_id AND e.video_id = d.video_id AND e.kind = d.kind
+LEFT JOIN video_counters c ON c.video_id = d.video_id AND c.kind = d.kind
+ORDER BY d.place
+"""
+
+
+async def list_readings(conn: Connection, keys: Sequence[tuple[int, str, str, int, str]]) -> list[Reading]:
+    """One Reading per (actor, action id, video id, kind, currency), in their order."""
+    return [Reading(*row) for row in await conn.fetch(READ, *columns(keys, 5))]
+
+
+class StoredEngagement(NamedTuple):
+    """The business key with its flags after the batch; `notified` marks a notification of now."""
+
+    actor_id: int
+    video_id: str
+    kind: int
+    count: int
+    actor_points: int
+    creator_points: int
+    actor_paid: bool
+    creator_paid: bool
+    creator_id: int
+    notified_at: datetime | None
+
+
+INSERT = """
+INSERT INTO engagements AS e (actor_id, video_id, kind, count, actor_points, creator_points, actor_paid,
+    creator_paid, creator_id, notified_at)
+SELECT * FROM unnest($1::bigint[], $2::text[], $3::smallint[], $4::bigint[], $5::bigint[], $6::bigint[], $7::bool[],
+    $8::bool[], $9::bigint[], $10::timestamptz[])
+ON CONFLICT (actor_id, video_id, kind) DO UPDATE SET
+    count = excluded.count,
+    actor_points = e.actor_points + excluded.actor_points,
+    creator_points = e.creator_points + excluded.creator_points,
+    actor_paid = excluded.actor_paid,
+    creator_paid = excluded.creator_paid,
+    creator_id = CASE WHEN excluded.creator_points > 0 THEN excluded.creator_id ELSE e.creator_id END,
+    notified_at = coalesce(excluded.notified_at, e.notified_at)
+"""
+
+
+def insert_engagements(rows: Sequence[StoredEngagement]) -> list[Write]:
+    """The write of each engagement's new state; points are those that this batch adds."""
+    return [Write(INSERT, columns(sorted(rows, key=lambda row: row[:3]), 10))] if rows else []
+
+
+class CounterChange(NamedTuple):
+    """A change of a settled total; `paid_at` where the creator hears of it now."""
+
+    video_id: str
+    kind: int
+    change: int
+    paid_at: datetime | None
+
+
+ADD_TO_COUNTERS = """
+INSERT INTO video_counters AS c (video_id, kind, total, last_paid_at)
+SELECT * FROM unnest($1::text[], $2::smallint[], $3::bigint[], $4::timestamptz[])
+ON CONFLICT (video_id, kind) DO UPDATE SET
+    total = c.total + excluded.total, last_paid_at = coalesce(excluded.last_paid_at, c.last_paid_at)
+"""
+
+
+def add_to_counters(changes: Sequence[CounterChange]) -> list[Write]:
+    """The write that moves settled totals; the caller holds the creators' heads."""
+    return [Write(ADD_TO_COUNTERS, columns(sorted(changes, key=lambda row: row[:2]), 4))] if changes else []

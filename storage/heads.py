@@ -1,0 +1,48 @@
+"""Every lock statement there is. A user's head is the mutex for their seq, wallets and keys."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from asyncpg import Connection
+
+# Sorted, or two batches deadlock; a new statement must read after it, since what was joined here
+# would be as old as the start of the wait.
+LOCK = """
+SELECT user_id, seq FROM heads WHERE user_id = ANY($1::bigint[])
+ORDER BY user_id FOR NO KEY UPDATE
+"""
+
+LOCK_FREE = LOCK.rstrip() + " SKIP LOCKED"
+
+
+async def lock(conn: Connection, user_ids: Collection[int], *, skip_locked: bool = False) -> dict[int, int]:
+    """Lock the heads of these users in ascending order and return each one's `seq`.
+
+    Users who don't exist are missing from the answer, and with `skip_locked` those too whose head
+    somebody else holds. Raises asyncpg.LockNotAvailableError after the session's lock_timeout.
+    """
+    rows = await conn.fetch(LOCK_FREE if skip_locked else LOCK, sorted(user_ids))
+    return {row[0]: row[1] for row in rows}
+
+
+LIST = "SELECT user_id, seq, oldest_seq FROM heads WHERE user_id = ANY($1::bigint[])"
+
+
+async def list_heads(conn: Connection, user_ids: Collection[int]) -> list[tuple[int, int, int]]:
+    """(user id, seq, oldest seq) of these users, unlocked."""
+    return [(row[0], row[1], row[2]) for row in await conn.fetch(LIST, list(user_ids))]
+
+
+LIST_AHEAD = """
+SELECT h.user_id, h.seq FROM unnest($1::bigint[], $2::bigint[]) AS known(user_id, seq)
+JOIN heads h ON h.user_id = known.user_id WHERE h.seq > known.seq
+"""
+
+
+async def list_ahead(conn: Connection, known: dict[int, int]) -> list[tuple[int, int]]:
+    """(user id, seq) of those users whose head is beyond the known one: the comparison of heads."""
+    rows = await conn.fetch(LIST_AHEAD, list(known), list(known.values()))
+    return [(row[0], row[1]) for row in rows]

@@ -1,0 +1,92 @@
+"""The ledger: `post` is the only writer of balances. Amounts are minor units of the currency."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import datetime
+from typing import TYPE_CHECKING, Final, NamedTuple
+from uuid import UUID
+
+from storage.statement import Write, columns
+
+if TYPE_CHECKING:
+    from asyncpg import Connection
+
+ISSUANCE: Final = "platform:issuance"
+
+
+class Entry(NamedTuple):
+    """One row of wallet_transactions, which is also the event `seq` of its user.
+
+    `points` carries the sign of the change. `reason` None means the action's fixed text,
+    `metadata` is JSON text.
+    """
+
+    user_id: int
+    seq: int
+    currency: str
+    n: int
+    id: UUID
+    action: str
+    points: int
+    balance_before: int
+    balance_after: int
+    counter_account: str
+    reason: str | None
+    metadata: str
+    created_at: datetime
+
+
+COLUMNS: Final = (
+    "user_id, seq, currency, n, id, action, points, balance_before, balance_after, "
+    "counter_account, reason, metadata, created_at"
+)
+
+POST_ENTRIES = f"""
+INSERT INTO wallet_transactions ({COLUMNS})
+SELECT * FROM unnest($1::bigint[], $2::bigint[], $3::text[], $4::bigint[], $5::uuid[], $6::text[], $7::bigint[],
+    $8::bigint[], $9::bigint[], $10::text[], $11::text[], $12::json[], $13::timestamptz[])
+"""
+
+POST_BALANCES = """
+UPDATE accounts a SET balance = new.balance, n = new.n
+FROM unnest($1::bigint[], $2::text[], $3::bigint[], $4::bigint[]) AS new(user_id, currency, balance, n)
+WHERE a.user_id = new.user_id AND a.currency = new.currency
+"""
+
+
+def post(entries: Sequence[Entry]) -> list[Write]:
+    """The writes that store the entries and move each account to its last balance and `n`.
+
+    The caller holds the heads of all users named, and gives each account's entries in order of `n`.
+    """
+    if not entries:
+        return []
+    last = {(entry.user_id, entry.currency): (entry.balance_after, entry.n) for entry in entries}
+    accounts = [(user_id, currency, *state) for (user_id, currency), state in last.items()]
+    return [Write(POST_ENTRIES, columns(entries, 13)), Write(POST_BALANCES, columns(accounts, 4))]
+
+
+LIST_BALANCES = """
+SELECT a.currency, a.balance, a.reserved, h.seq FROM heads h JOIN accounts a USING (user_id)
+WHERE h.user_id = $1 AND ($2::text IS NULL OR a.currency = $2) ORDER BY a.currency
+"""
+
+
+async def list_balances(conn: Connection, user_id: int, currency: str | None) -> list[tuple[str, int, int, int]]:
+    """(currency, balance, reserved, the user's seq in the same snapshot) of each account."""
+    return [tuple(row) for row in await conn.fetch(LIST_BALANCES, user_id, currency)]
+
+
+LIST_ENTRIES = f"""
+SELECT {COLUMNS}, status, coalesce(transfer_id, id) AS transfer_id FROM wallet_transactions
+WHERE user_id = $1 AND seq < $2 AND ($3::text IS NULL OR currency = $3) ORDER BY seq DESC LIMIT $4
+"""
+
+
+async def list_entries(
+    conn: Connection, user_id: int, before_seq: int, currency: str | None, limit: int
+) -> list[tuple[Entry, str, UUID]]:
+    """(entry, status, transfer id), newest first: `seq` and `n` of one account rise together."""
+    rows = await conn.fetch(LIST_ENTRIES, user_id, before_seq, currency, limit)
+    return [(Entry(*row[:13]), row[13], row[14]) for row in rows]

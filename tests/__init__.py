@@ -1,0 +1,1 @@
+"""Mirrors the code, a folder for each room; `support` is what the tests share."""

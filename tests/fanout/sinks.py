@@ -1,0 +1,77 @@
+"""Small stand-ins for what the fan-out is given: a sink that records, an owner of tasks, an inbox in memory."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Coroutine
+from typing import Any
+
+
+class Recorder:
+    """A sink that keeps what it is given. `congest_after` frames it asks for a pause by itself."""
+
+    def __init__(self, *, congest_after: int | None = None) -> None:
+        self.congested = False
+        self.frames: list[bytes] = []
+        self.cuts: list[str] = []
+        self.congest_after = congest_after
+
+    def write(self, frame: bytes) -> None:
+        self.frames.append(frame)
+        if self.congest_after is not None and len(self.frames) >= self.congest_after:
+            self.congested = True
+
+    def cut(self, code: str) -> None:
+        self.cuts.append(code)
+
+
+class Tasks:
+    """Owns tasks, as the supervisor does; a failure comes out at `settle`."""
+
+    def __init__(self) -> None:
+        self.running: set[asyncio.Task[None]] = set()
+        self.failures: list[BaseException] = []
+
+    def __call__(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+        task = asyncio.get_running_loop().create_task(work)
+        self.running.add(task)
+        task.add_done_callback(self._done)
+        return task
+
+    def _done(self, task: asyncio.Task[None]) -> None:
+        self.running.discard(task)
+        if not task.cancelled() and (error := task.exception()) is not None:
+            self.failures.append(error)
+
+    async def settle(self, turns: int = 20) -> None:
+        for _ in range(turns):
+            await asyncio.sleep(0)
+        assert not self.failures, self.failures
+
+    async def end(self) -> None:
+        for task in tuple(self.running):
+            task.cancel()
+        await asyncio.sleep(0)
+
+
+class Inbox:
+    """A user's stored events; `seq` n is the envelope b"n". Reading can be made to fail or to wait."""
+
+    def __init__(self, head: int = 0) -> None:
+        self.head = head
+        self.oldest = 1
+        self.reads: list[tuple[int, int]] = []
+        self.failures_left = 0
+        self.gate = asyncio.Event()
+        self.gate.set()
+
+    async def read_after(self, user_id: int, after: int, upto: int, limit: int) -> list[tuple[int, bytes]]:
+        self.reads.append((after, upto))
+        await asyncio.sleep(0)
+        if self.failures_left:
+            self.failures_left -= 1
+            raise OSError("the database is away")
+        first, last = max(after + 1, self.oldest), min(upto, self.head)
+        page = [(seq, b"%d" % seq) for seq in range(first, last + 1)][:limit]
+        await self.gate.wait()
+        return page

@@ -1,0 +1,233 @@
+"""The contract of brokers, over all of them, and what PostgreSQL's must survive."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+
+import asyncpg
+import pytest
+
+from fanout import broker_postgres
+from fanout.broker import Broker, Listeners, MemoryBroker
+from fanout.broker_postgres import PostgresBroker
+from fanout.notices import HEADS_MAX
+from tests.fanout.sinks import Tasks
+
+
+class Heard:
+    """What a node's listeners were told."""
+
+    def __init__(self) -> None:
+        self.heads: list[tuple[int, int]] = []
+        self.topics: list[tuple[str, bytes]] = []
+        self.replaced: list[tuple[int, str, int]] = []
+        self.compares = 0
+        self.listeners = Listeners(
+            on_heads=self.heads.extend,
+            on_compare=self._compare,
+            on_topic=lambda topic, envelope: self.topics.append((topic, envelope)),
+            on_replaced=lambda *device: self.replaced.append(device),
+        )
+
+    def _compare(self) -> None:
+        self.compares += 1
+
+    def anything(self) -> bool:
+        return bool(self.heads or self.topics or self.replaced or self.compares)
+
+
+async def until(true: Callable[[], object], seconds: float = 5.0) -> None:
+    async with asyncio.timeout(seconds):
+        while not true():
+            await asyncio.sleep(0.002)
+
+
+@pytest.fixture
+async def database(dsn: str) -> AsyncIterator[asyncpg.Connection]:
+    connection = await asyncpg.connect(dsn)
+    await connection.execute("TRUNCATE large_notices")
+    yield connection
+    await connection.close()
+
+
+@pytest.fixture
+async def tasks() -> AsyncIterator[Tasks]:
+    owner = Tasks()
+    yield owner
+    assert not owner.running, "a broker left tasks behind"
+    assert not owner.failures
+
+
+class Nodes:
+    """Two nodes on one database; `a` speaks, `b` hears."""
+
+    def __init__(self, dsn: str, tasks: Tasks) -> None:
+        self.heard_a, self.heard_b = Heard(), Heard()
+        self.a = PostgresBroker(dsn=dsn, node="a.1", listeners=self.heard_a.listeners, spawn=tasks, large_keep_s=0.3)
+        self.b = PostgresBroker(dsn=dsn, node="b.1", listeners=self.heard_b.listeners, spawn=tasks)
+
+
+@pytest.fixture
+async def nodes(dsn: str, tasks: Tasks, database: asyncpg.Connection) -> AsyncIterator[Nodes]:
+    nodes = Nodes(dsn, tasks)
+    await nodes.a.start()
+    await nodes.b.start()
+    yield nodes
+    await nodes.a.stop()
+    await nodes.b.stop()
+
+
+@pytest.fixture(params=["memory", "postgres"])
+def lone(request: pytest.FixtureRequest, dsn: str, tasks: Tasks) -> tuple[Broker, Heard]:
+    heard = Heard()
+    if request.param == "memory":
+        return MemoryBroker(), heard
+    return PostgresBroker(dsn=dsn, node="a.1", listeners=heard.listeners, spawn=tasks), heard
+
+
+async def test_a_node_does_not_hear_itself(lone: tuple[Broker, Heard]) -> None:
+    broker, heard = lone
+    await broker.start()
+    broker.announce_heads([(7, 4)])
+    broker.announce_heads([(user, 1) for user in range(2 * HEADS_MAX)])
+    broker.publish_topic("live:a", b"{}")
+    broker.publish_topic("live:a", b'"%s"' % (b"x" * 9_000))
+    broker.announce_replaced(7, "phone", 2)
+    await asyncio.sleep(0.1)
+    await broker.stop()
+    await broker.stop()
+    assert not heard.anything()
+
+
+async def test_announcing_before_start_or_after_stop_does_no_harm(lone: tuple[Broker, Heard]) -> None:
+    broker, _ = lone
+    broker.announce_heads([(7, 4)])
+    await broker.start()
+    await broker.stop()
+    broker.announce_heads([(7, 5)])
+
+
+async def test_others_hear_everything(nodes: Nodes) -> None:
+    nodes.a.announce_heads([(7, 4), (8, 1)])
+    nodes.a.announce_heads([(7, 5)])
+    nodes.a.announce_replaced(7, "phöne", 12)
+    nodes.a.publish_topic("live:a", '{"data":"ä"}'.encode())
+    await until(lambda: nodes.heard_b.topics)
+    assert sorted(nodes.heard_b.heads) == [(7, 5), (8, 1)]
+    assert nodes.heard_b.replaced == [(7, "phöne", 12)]
+    assert nodes.heard_b.topics == [("live:a", '{"data":"ä"}'.encode())]
+    assert nodes.heard_b.compares == 0
+    assert not nodes.heard_a.anything()
+
+
+async def test_equal_topic_messages_are_two(nodes: Nodes) -> None:
+    nodes.a.publish_topic("live:a", b"{}")
+    nodes.a.publish_topic("live:a", b"{}")
+    await until(lambda: len(nodes.heard_b.topics) == 2)
+
+
+async def test_many_heads_are_told_as_a_comparison(nodes: Nodes) -> None:
+    nodes.a.announce_heads([(user, 1) for user in range(HEADS_MAX)])
+    await until(lambda: len(nodes.heard_b.heads) == HEADS_MAX)
+    nodes.a.announce_heads([(user, 1) for user in range(HEADS_MAX + 1)])
+    await until(lambda: nodes.heard_b.compares == 1)
+    assert len(nodes.heard_b.heads) == HEADS_MAX
+
+
+async def test_a_big_topic_message_goes_through_the_table_and_is_trimmed(
+    nodes: Nodes, database: asyncpg.Connection
+) -> None:
+    big = '"{}"'.format("ä" * 30_000).encode()
+    nodes.a.publish_topic("live:a", big)
+    nodes.a.publish_topic("live:a", b"1")
+    await until(lambda: len(nodes.heard_b.topics) == 2)
+    assert set(nodes.heard_b.topics) == {("live:a", big), ("live:a", b"1")}
+    assert await database.fetchval("SELECT count(*) FROM large_notices") == 1
+    async with asyncio.timeout(5):
+        while await database.fetchval("SELECT count(*) FROM large_notices"):
+            await asyncio.sleep(0.05)
+
+
+async def test_stop_sends_what_is_gathered(dsn: str, tasks: Tasks, nodes: Nodes) -> None:
+    nodes.a.announce_heads([(7, 4)])
+    await nodes.a.stop()
+    await until(lambda: nodes.heard_b.heads == [(7, 4)])
+
+
+async def test_foreign_notices_on_the_channel_are_ignored(nodes: Nodes, database: asyncpg.Connection) -> None:
+    await database.execute("SELECT pg_notify($1, 'hello')", broker_postgres.CHANNEL)
+    nodes.a.announce_heads([(7, 4)])
+    await until(lambda: nodes.heard_b.heads)
+
+
+async def terminate(database: asyncpg.Connection, name: str) -> None:
+    killed = await database.fetchval(
+        "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity WHERE application_name = $1", name
+    )
+    assert killed == 2
+
+
+async def test_a_terminated_listening_connection_comes_back_and_asks_for_a_comparison(
+    nodes: Nodes, database: asyncpg.Connection
+) -> None:
+    await terminate(database, "applause listen")
+    await until(lambda: nodes.heard_a.compares == nodes.heard_b.compares == 1)
+    nodes.a.announce_heads([(7, 4)])
+    nodes.a.publish_topic("live:a", b'"%s"' % (b"x" * 9_000))
+    await until(lambda: nodes.heard_b.heads == [(7, 4)] and nodes.heard_b.topics)
+
+
+async def test_a_terminated_talking_connection_has_the_others_compare(
+    nodes: Nodes, database: asyncpg.Connection
+) -> None:
+    nodes.a.announce_heads([(1, 1)])
+    await until(lambda: nodes.heard_b.heads)
+    await terminate(database, "applause talk")
+    nodes.a.announce_heads([(7, 4)])
+    await until(lambda: nodes.heard_b.compares == 1 or (7, 4) in nodes.heard_b.heads)
+    nodes.a.announce_heads([(8, 4)])
+    await until(lambda: (8, 4) in nodes.heard_b.heads)
+
+
+async def test_a_listening_connection_that_died_silently_is_found_by_the_ping(
+    nodes: Nodes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As when the other machine lost power: no FIN, no RST, and a listener that only ever reads."""
+    opened: list[asyncpg.Connection] = []
+
+    class Deaf:
+        """A connection whose peer is gone: statements time out."""
+
+        def __init__(self, real: asyncpg.Connection) -> None:
+            self._real = real
+
+        def __getattr__(self, name: str) -> object:
+            return getattr(self._real, name)
+
+        async def execute(self, _statement: str) -> None:
+            raise TimeoutError
+
+    real_connect = broker_postgres.connect
+
+    async def connect(dsn: str, name: str) -> object:
+        connection = await real_connect(dsn, name)
+        opened.append(connection)
+        return Deaf(connection) if name == "applause listen" and len(opened) == 1 else connection
+
+    monkeypatch.setattr(broker_postgres, "connect", connect)
+    monkeypatch.setattr(broker_postgres, "PING_EVERY_S", 0.05)
+    tasks, heard = Tasks(), Heard()
+    broker = PostgresBroker(dsn=nodes.a._dsn, node="c.1", listeners=heard.listeners, spawn=tasks)
+    await broker.start()
+    await until(lambda: heard.compares == 1)
+    nodes.a.announce_heads([(7, 4)])
+    await until(lambda: heard.heads == [(7, 4)])
+    await broker.stop()
+
+
+async def test_an_unreachable_database_is_told_at_start(tasks: Tasks) -> None:
+    broker = PostgresBroker(dsn="postgresql://x@127.0.0.1:1/x", node="a.1", listeners=Heard().listeners, spawn=tasks)
+    with pytest.raises(OSError):  # noqa: PT011 - whichever the system gives
+        await broker.start()
+    await broker.stop()
