@@ -156,8 +156,9 @@ def _serve(settings: Settings, *, demo: bool) -> None:
 
 def _signed(settings: Settings, secret: str, user: str, roles: list[str], ttl_s: int) -> str:
     auth, now = settings.auth, int(time.time())
-    claims = {auth.subject_claim: user, auth.roles_claim: roles, "iat": now, "exp": now + ttl_s, "jti": uuid.uuid4().hex}
+    claims: dict[str, Any] = {"iat": now, "exp": now + ttl_s, "jti": uuid.uuid4().hex}
     claims |= {name: value for name, value in (("iss", auth.issuer), ("aud", auth.audience)) if value}
+    claims |= {auth.subject_claim: user, auth.roles_claim: roles}
     return jwt.encode(claims, secret, algorithm="HS256")
 
 

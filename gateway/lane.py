@@ -16,15 +16,16 @@ from typing import TYPE_CHECKING, Any, Protocol
 import asyncpg
 import structlog
 
-from handlers.deed import Answer, BatchResult, Deed, Delivered
+from handlers.deed import BatchResult, Deed, Delivered
 from handlers.errors import Refusal
 from handlers.wire import encode
 from storage import heads
 from storage.db import is_connection_lost, is_retryable
 
 if TYPE_CHECKING:
-    from handlers.deed import DeedHandler
     from asyncpg import Connection
+
+    from handlers.deed import DeedHandler
 
 log = structlog.get_logger()
 
@@ -256,4 +257,3 @@ def _answer(deed: Deed, outcome: bytes | Refusal) -> None:
 def refusal_ack(refusal: Refusal) -> bytes:
     """A refusal as the whole acknowledgement."""
     return b'{"ok":false,"error":%b}' % encode(refusal.body())
-

@@ -11,7 +11,7 @@ from __future__ import annotations
 import difflib
 import os
 import tomllib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal, get_args, get_origin, get_type_hints
 from urllib.parse import urlsplit
@@ -85,7 +85,9 @@ class Socket(_Section, frozen=True):
 
 
 class Limits(_Section, frozen=True):
-    actions_per_second: Annotated[float, msgspec.Meta(ge=0.1)] = 50  # of one user; two seconds' worth at once
+    actions_per_second: Annotated[float, msgspec.Meta(ge=0.1, le=1_000_000)] = (
+        50  # of one user; two seconds' worth at once
+    )
 
 
 class Lane(_Section, frozen=True):
@@ -228,10 +230,9 @@ def _from_file(config: Path | None, problems: list[str]) -> dict[str, _Given]:
             found.update({f"{name}.{field}": _Given(each, str(config), False) for field, each in value.items()})
         else:
             found[name] = _Given(value, str(config), False)
-    for key in [key for key in found if key not in types]:
-        problems.append(f"{config}: unknown key {key}{_hint(key, [*types, *sections])}")
-        del found[key]
-    return found
+    unknown = [key for key in found if key not in types]
+    problems += [f"{config}: unknown key {key}{_hint(key, [*types, *sections])}" for key in unknown]
+    return {key: each for key, each in found.items() if key in types}
 
 
 def _from_environment(environ: Mapping[str, str], problems: list[str]) -> dict[str, _Given]:
@@ -246,9 +247,8 @@ def _from_environment(environ: Mapping[str, str], problems: list[str]) -> dict[s
             elif (text := _read_secret(file, environ[file], problems)) is not None:
                 found[key] = _Given(text, file, True)
     known = set(keys) | {f"{variable}_FILE" for variable, key in keys.items() if key in SECRETS}
-    for name in sorted(environ):
-        if name.startswith(PREFIX) and name not in known:
-            problems.append(f"unknown setting {name} in the environment{_hint(name, known)}")
+    unknown = [name for name in sorted(environ) if name.startswith(PREFIX) and name not in known]
+    problems += [f"unknown setting {name} in the environment{_hint(name, known)}" for name in unknown]
     return found
 
 
@@ -260,7 +260,7 @@ def _read_secret(variable: str, path: str, problems: list[str]) -> str | None:
         return None
 
 
-def _hint(key: str, known: Any) -> str:
+def _hint(key: str, known: Iterable[str]) -> str:
     by_ending = {each.removeprefix(PREFIX): each for each in known}  # what all share would make all alike
     close = difflib.get_close_matches(key.removeprefix(PREFIX), by_ending, n=1, cutoff=0.7)
     return f"; did you mean {by_ending[close[0]]}?" if close else ""
@@ -281,7 +281,7 @@ def _convert(key: str, given: _Given, problems: list[str]) -> Any:
 
 def _readable(expected: Any, message: str) -> str:
     if Origin in get_args(expected):
-        return "each origin is `*` or scheme://host[:port] without a path"
+        return "each origin is * or scheme://host[:port] without a path"
     return message.replace("`", "").removesuffix(" - at $")
 
 

@@ -34,6 +34,7 @@ from gateway.http.directory import directory_routes
 from gateway.http.door import MAX_BODY_BYTES, Door
 from gateway.http.events import event_routes
 from gateway.http.health import health_routes
+from gateway.http.log import server_log
 from gateway.http.problems import answer_problems
 from gateway.lane import Lane
 from gateway.limits import TokenBuckets
@@ -59,6 +60,7 @@ from storage.awards import list_awards
 from storage.db import connect, connect_lane, create_pool
 from storage.embedded import EmbeddedPostgres
 from storage.migrate import ensure_current, migrate, pending
+from storage.pool import session
 
 log = structlog.get_logger()
 
@@ -78,7 +80,8 @@ async def serve(settings: Settings, *, demo: bool) -> int:
         await node.start(stack, demo=demo)
         stop = _stop_signal()
         died = asyncio.create_task(supervisor.died())
-        await asyncio.wait({stop, died}, return_when=asyncio.FIRST_COMPLETED)
+        waited: list[asyncio.Future[Any]] = [stop, died]
+        await asyncio.wait(waited, return_when=asyncio.FIRST_COMPLETED)
         if stop.done():
             died.cancel()
             await node.drain()
@@ -148,7 +151,7 @@ class Node:
         settings, supervisor = self._settings, self._supervisor
         self._pool = await create_pool(self._dsn, size=settings.database.pool_size, on_connect=self._history.look)
         stack.push_async_callback(_close, self._pool)
-        async with self._pool.acquire() as conn:
+        async with session(self._pool) as conn:
             self._awards.update({action: Award(points, least) for action, points, least in await list_awards(conn)})
             await requests.maintain_partitions(conn)
         await self._join(stack)
@@ -187,7 +190,9 @@ class Node:
         self._finish_client_app(client_app)
 
         app = web.Application(middlewares=[answer_problems], client_max_size=MAX_BODY_BYTES)
-        SocketDoor(settings=settings.socket, app=client_app, wheel=self._wheel, admit=self._admit).add_routes(app.router)
+        SocketDoor(settings=settings.socket, app=client_app, wheel=self._wheel, admit=self._admit).add_routes(
+            app.router
+        )
         door = Door(verifier=authenticator, is_suspended=directory.is_suspended)
         app.add_routes(directory_routes(door, directory))
         app.add_routes(account_routes(door, wallet=wallet, inbox=inbox))
@@ -275,7 +280,9 @@ class Node:
 
     async def _listen(self, app: web.Application, stack: AsyncExitStack) -> None:
         server = self._settings.server
-        self._runner = web.AppRunner(app, handle_signals=False, **server_options(self._settings.socket))
+        self._runner = web.AppRunner(
+            app, handle_signals=False, logger=server_log(), **server_options(self._settings.socket)
+        )
         await self._runner.setup()
         stack.push_async_callback(self._runner.cleanup)
         site = web.TCPSite(self._runner, server.host, server.port, backlog=_longest_backlog(), shutdown_timeout=1.0)
@@ -332,7 +339,7 @@ class Node:
         return None
 
     async def _problems(self) -> list[str]:
-        async with self._pool.acquire(timeout=1.5) as conn:
+        async with session(self._pool) as conn:
             return [f"migration {migration.name} is missing" for migration in await pending(conn)]
 
     def _end_all(self) -> None:

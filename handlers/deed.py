@@ -90,6 +90,11 @@ class Delivered(NamedTuple):
     row: StoredEvent | Entry
 
 
+def delivered(rows: Sequence[StoredEvent | Entry]) -> list[Delivered]:
+    """The rows as events, each user's in the order of `seq`."""
+    return sorted(Delivered(row.user_id, row.seq, row) for row in rows)
+
+
 class BatchResult(NamedTuple):
     """What a handler made of a batch, valid once its transaction has committed."""
 
@@ -113,8 +118,6 @@ class DeedHandler(Protocol):
         """Find out, unlocked, whom the deeds concern."""
         ...
 
-    async def run(
-        self, conn: Connection, deeds: Sequence[Deed], concern: Concern, heads: dict[int, int]
-    ) -> BatchResult:
+    async def run(self, conn: Connection, deeds: Sequence[Deed], concern: Any, heads: dict[int, int]) -> BatchResult:
         """Read, decide and write the deeds under the locked heads (user id -> seq), in one transaction."""
         ...

@@ -31,7 +31,7 @@ def encode(value: Any) -> bytes:
     return _ENCODER.encode(value)
 
 
-class RefreshRequest(Request):
+class RefreshRequest(Request, frozen=True):
     """`auth:refresh`: a later expiry for an open socket."""
 
     token: str

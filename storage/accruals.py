@@ -78,7 +78,7 @@ class Settlement(NamedTuple):
 
 
 # A pair that was settled a moment ago waits for its second: the test of list_due, repeated under
-# the creator's head. Lists of actors are gathered newest first as JSON, since array_agg takes no
+# the creator's head. Lists of actors are gathered newest first as text, since array_agg takes no
 # arrays of different length.
 TAKE = """
 WITH taken AS (
@@ -108,4 +108,8 @@ ORDER BY s.creator_id, s.video_id, s.kind
 async def take(conn: Connection, creator_ids: Sequence[int], currency: str) -> list[Settlement]:
     """Remove what is due of these creators, whose heads the caller holds, and return it summed up."""
     rows = await conn.fetch(TAKE, list(creator_ids), currency)
-    return [Settlement(*row[:8], [int(actor) for actor in row[8].split(",") if actor], *row[9:]) for row in rows]
+    return [Settlement._make([*row[:8], _ids(row[8]), *row[9:]]) for row in rows]
+
+
+def _ids(listed: str) -> list[int]:
+    return [int(actor) for actor in listed.split(",") if actor]

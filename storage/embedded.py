@@ -72,7 +72,8 @@ def running_dsn(data_dir: Path) -> str | None:
 
 
 def _dsn(folder: DataFolder, port: int) -> str:
-    return f"postgresql://{SUPERUSER}:{folder.password()}@127.0.0.1:{port}/{DATABASE}"
+    # Without TLS, which this server has not, so that no client looks for certificates in a home it may not enter.
+    return f"postgresql://{SUPERUSER}:{folder.password()}@127.0.0.1:{port}/{DATABASE}?sslmode=disable"
 
 
 class EmbeddedPostgres:
@@ -241,7 +242,7 @@ class EmbeddedPostgres:
                 raise self._failed(f"PostgreSQL ended with status {self._server.returncode}")
             try:
                 connection = await asyncpg.connect(self.dsn, database="postgres", timeout=5)
-            except (OSError, TimeoutError, asyncpg.CannotConnectNowError):
+            except (ConnectionError, TimeoutError, asyncpg.CannotConnectNowError):
                 await asyncio.sleep(POLL_S)
                 continue
             return await connection.close()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from datetime import datetime
+from operator import itemgetter
 from typing import TYPE_CHECKING, NamedTuple
 
 from storage.statement import Write, columns
@@ -17,7 +18,9 @@ QUIET = """(coalesce(c.last_paid_at < clock_timestamp() - interval '1 second', t
         WHERE w.creator_id = v.owner_id AND w.video_id = v.id AND w.kind = d.kind))"""
 
 LIST_CONCERNED = f"""
-SELECT d.video_id, d.kind, v.owner_id, v.title, {QUIET} AS quiet
+SELECT d.video_id, d.kind, v.owner_id, v.title, {QUIET} AS quiet,
+    coalesce(c.total, 0) + coalesce((SELECT sum(w.change) FROM accruals w
+        WHERE w.creator_id = v.owner_id AND w.video_id = v.id AND w.kind = d.kind), 0)::bigint AS total
 FROM unnest($1::text[], $2::smallint[]) AS d(video_id, kind)
 JOIN videos v ON v.id = d.video_id
 LEFT JOIN video_counters c ON c.video_id = d.video_id AND c.kind = d.kind
@@ -25,17 +28,19 @@ LEFT JOIN video_counters c ON c.video_id = d.video_id AND c.kind = d.kind
 
 
 class Concerned(NamedTuple):
-    """Whose video it is, and whether they may hear of this kind of engagement at once."""
+    """Whose video it is, whether they may hear of this kind of engagement at once, and its total with
+    what waits to be settled."""
 
     owner_id: int
     title: str
     quiet: bool
+    total: int
 
 
 async def list_concerned(conn: Connection, keys: Sequence[tuple[str, int]]) -> dict[tuple[str, int], Concerned]:
-    """Owner, title and quietness per (video id, kind), unlocked; unknown videos are missing."""
+    """Owner, title, quietness and total per (video id, kind), unlocked; unknown videos are missing."""
     rows = await conn.fetch(LIST_CONCERNED, *columns(keys, 2))
-    return {(row[0], row[1]): Concerned(row[2], row[3], row[4]) for row in rows}
+    return {(row[0], row[1]): Concerned(*row[2:]) for row in rows}
 
 
 class Reading(NamedTuple):
@@ -44,7 +49,7 @@ class Reading(NamedTuple):
     now: datetime
     fingerprint: bytes | None
     outcome: bytes | None
-    count: int | None
+    counted: int | None
     actor_paid: bool | None
     creator_paid: bool | None
     notified: bool | None
@@ -57,13 +62,14 @@ class Reading(NamedTuple):
     owner_n: int
     total: int | None
     quiet: bool
+    owner_id: int  # who owns the video now: may not be who did before the locks
 
 
 READ = f"""
 SELECT clock_timestamp(), r.fingerprint, r.outcome,
     e.count, e.actor_paid, e.creator_paid, e.notified_at > clock_timestamp() - interval '24 hours',
     u.following_count, u.username, a.balance, a.n,
-    o.followers_count, oa.balance, oa.n, c.total, {QUIET}
+    o.followers_count, oa.balance, oa.n, c.total, {QUIET}, v.owner_id
 FROM unnest($1::bigint[], $2::text[], $3::text[], $4::smallint[], $5::text[]) WITH ORDINALITY
     AS d(actor_id, action_id, video_id, kind, currency, place)
 JOIN videos v ON v.id = d.video_id
@@ -90,7 +96,7 @@ class StoredEngagement(NamedTuple):
     actor_id: int
     video_id: str
     kind: int
-    count: int
+    counted: int
     actor_points: int
     creator_points: int
     actor_paid: bool
@@ -117,7 +123,7 @@ ON CONFLICT (actor_id, video_id, kind) DO UPDATE SET
 
 def insert_engagements(rows: Sequence[StoredEngagement]) -> list[Write]:
     """The write of each engagement's new state; points are those that this batch adds."""
-    return [Write(INSERT, columns(sorted(rows, key=lambda row: row[:3]), 10))] if rows else []
+    return [Write(INSERT, columns(sorted(rows, key=itemgetter(0, 1, 2)), 10))] if rows else []
 
 
 class CounterChange(NamedTuple):
@@ -139,4 +145,4 @@ ON CONFLICT (video_id, kind) DO UPDATE SET
 
 def add_to_counters(changes: Sequence[CounterChange]) -> list[Write]:
     """The write that moves settled totals; the caller holds the creators' heads."""
-    return [Write(ADD_TO_COUNTERS, columns(sorted(changes, key=lambda row: row[:2]), 4))] if changes else []
+    return [Write(ADD_TO_COUNTERS, columns(sorted(changes, key=itemgetter(0, 1)), 4))] if changes else []

@@ -1,11 +1,11 @@
 """The data folder of a self-contained Applause: who holds it, its secrets, where PostgreSQL's files lie.
 
-    pg/             PostgreSQL's data; as root it belongs to the unprivileged user that runs PostgreSQL
-    pg.log          what PostgreSQL wrote
-    pg.password     of its superuser `applause`
-    secret          signs tokens where no other secret is configured
-    applause.lock   held with flock by the one process that uses the folder
-    server.json     who that is, and where its PostgreSQL listens
+pg/             PostgreSQL's data; as root it belongs to the unprivileged user that runs PostgreSQL
+pg.log          what PostgreSQL wrote
+pg.password     of its superuser `applause`
+secret          signs tokens where no other secret is configured
+applause.lock   held with flock by the one process that uses the folder
+server.json     who that is, and where its PostgreSQL listens
 """
 
 from __future__ import annotations

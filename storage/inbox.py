@@ -61,9 +61,7 @@ WHERE user_id = $1 AND seq > $2 AND seq <= $3 ORDER BY seq LIMIT $4
 """
 
 
-async def list_after(
-    conn: Connection, user_id: int, after: int, upto: int, limit: int
-) -> list[StoredEvent | Entry]:
+async def list_after(conn: Connection, user_id: int, after: int, upto: int, limit: int) -> list[StoredEvent | Entry]:
     """The user's events with after < seq <= upto, ascending, at most `limit`.
 
     Two statements may see different heads, so `upto` must be a head that was read before: what is

@@ -32,7 +32,7 @@ const REASONS = {
   daily_cap: "Counted. Today’s cap is reached",
   not_eligible: "Counted. Not eligible for points",
 };
-const SCENES = ["dawn", "night", "forest", "sea"];
+const SCENES = ["dawn", "hearth", "night", "sea"];
 
 // --- what a notification says ----------------------------------------------------------------------------------
 
@@ -230,7 +230,6 @@ export class Phone {
       const scene = SCENES[index % SCENES.length];
       const card = new VideoCard(video, { owner, scene, act: (...deed) => this.#act(...deed) });
       this.#cards.set(video.videoId, card);
-      this.client.subscribe(`video:${video.videoId}`);
       feed.append(card.element);
     });
   }
@@ -305,21 +304,20 @@ export class Phone {
   }
 
   #hear(envelope) {
-    if (envelope.type === "video_totals") return this.#showLiveTotals(envelope.data);
     if (envelope.seq === null) return;
     const live = this.client.state === "online";
     if (envelope.data.newBalance !== undefined && (envelope.data.currency ?? "LYK") === "LYK") {
       this.#lastWalletSeq = envelope.seq;
       this.balance.show(envelope.data.newBalance);
     }
-    if (envelope.data.metadata?.videoId) this.#showLiveTotals(envelope.data.metadata);
+    if (envelope.data.metadata?.videoId) this.#showTotals(envelope.data.metadata);
     this.#keep(envelope, live);
     if (live) this.#toast(envelope);
     this.figures.delivered();
     this.tour.saw({ what: "notification", by: this.user.role, type: envelope.type, live });
   }
 
-  #showLiveTotals({ videoId, totalLikes: likes, totalViews: views, totalShares: shares }) {
+  #showTotals({ videoId, totalLikes: likes, totalViews: views, totalShares: shares }) {
     this.#cards.get(videoId)?.showTotals({ likes, views, shares });
   }
 

@@ -188,7 +188,8 @@ class ClientApp:
 
     def _arrive(self, connection: Connection, raw: msgspec.Raw | None) -> None:
         auth = _decoded(raw)
-        token = auth.token
+        bearer = connection.take_bearer()  # in any case, so that it does not stay in memory
+        token = auth.token or bearer
         try:
             claims = self._authenticator.verify(token or "", leeway=False)
         except AuthError as error:

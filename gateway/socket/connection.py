@@ -226,16 +226,15 @@ class Connection(asyncio.Protocol):
         self.write(frames.text_frame(packets.ack_packet(ack_id, body)))
 
     def end(self, *, closing: bytes | None, disconnect: bool, code: int | None) -> None:
-        """End the connection: the event `closing` with this body in JSON, a DISCONNECT packet (official clients then
-        stay away), and a WebSocket close frame with `code`. The first two are for a client that was accepted."""
+        """End the connection: the frame of an event `closing`, a DISCONNECT packet (official clients then stay away),
+        and a WebSocket close frame with `code`. The first two are for a client that was accepted."""
         if self._phase >= CLOSING:
             return
         last = frames.close_frame(code)
         if self._phase == LIVE:
             if disconnect:
                 last = frames.text_frame(packets.DISCONNECT_PACKET) + last
-            if closing is not None:
-                last = event_frame("closing", closing) + last
+            last = (closing or b"") + last
         self._shut()
         self._out = [*(self._out or ()), last]
         if not self._paused:
@@ -409,7 +408,7 @@ class Connection(asyncio.Protocol):
     def _end_with(self, name: str, code: int) -> None:
         ending = ENDINGS[name]
         body = closing_body(name, ending.message, ending.retryable, None)
-        self.end(closing=body, disconnect=ending.disconnect, code=code)
+        self.end(closing=event_frame("closing", body), disconnect=ending.disconnect, code=code)
 
     def _half_close(self) -> None:
         """After broken frames no close frame can be recognised, so let the peer see the end of the stream instead.

@@ -20,7 +20,7 @@ from handlers.errors import Refusal
 from handlers.wire import encode
 
 if TYPE_CHECKING:
-    from fanout.delivery import Cursor
+    from fanout.cursor import Cursor
     from gateway.auth import Claims
     from gateway.socket.app import ClientApp
     from gateway.socket.connection import Connection
@@ -84,7 +84,7 @@ class Session:
         self.app.wheel.cancel(self)
         message, retryable, disconnect, close_code = ENDINGS[code]
         body = closing_body(code, message, retryable, self.app.reconnect_after_ms(code))
-        self.connection.end(closing=self.app.event_frame("closing", body), disconnect=disconnect, code=close_code)
+        self.connection.end(closing=body, disconnect=disconnect, code=close_code)
 
     # -- requests --------------------------------------------------------------------------------
 

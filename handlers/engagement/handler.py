@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from handlers.awards import Awards
-from handlers.deed import Answer, BatchResult, Deed, Delivered, derived_id
+from handlers.deed import Answer, BatchResult, Deed, Delivered, delivered, derived_id
 from handlers.engagement import rules
 from handlers.engagement.rows import entry_of, event_of
 from handlers.engagement.rules import Account, Books, Counter, Engagement, Intent, Outcome
@@ -73,8 +73,13 @@ class EngagementHandler:
                 answers[deed] = Refusal("not_found", "There is no such video.", field="videoId")
         events: list[Delivered] = []
         if ready:
-            batch = _Batch(self._awards(), concern, heads)
-            batch.read(ready, await engagement.list_readings(conn, [_key(deed) for deed in ready]))
+            readings = dict(
+                zip(ready, await engagement.list_readings(conn, [_key(deed) for deed in ready]), strict=True)
+            )
+            ready, late = _still_true(readings, concern)
+            answers.update(dict.fromkeys(late))
+            batch = _Batch(self._awards(), concern, heads, readings)
+            batch.read(ready)
             for deed in ready:
                 answers[deed] = batch.answer(deed)
             events = await batch.write(conn)
@@ -85,37 +90,57 @@ def _key(deed: Deed) -> tuple[int, str, str, int, str]:
     return deed.user_id, deed.action_id, deed.request.video_id, rules.KIND_OF[deed.event], LYK
 
 
+def _still_true(readings: dict[Deed, Reading], concern: EngagementConcern) -> tuple[list[Deed], list[Deed]]:
+    """(deeds to carry out, deeds for the next batch). A video may have changed hands before the locks: such a deed
+    waits, and with it all later ones of its actor."""
+    ready: list[Deed] = []
+    late: list[Deed] = []
+    waiting: set[int] = set()
+    for deed, reading in readings.items():
+        owner = concern.videos[deed.request.video_id, rules.KIND_OF[deed.event]].owner_id
+        if deed.user_id in waiting or reading.owner_id != owner:
+            waiting.add(deed.user_id)
+            late.append(deed)
+        else:
+            ready.append(deed)
+    return ready, late
+
+
 class _Batch:
     """One batch under its locks: the books, the request keys, and what is to be written."""
 
-    def __init__(self, awards: Awards, concern: EngagementConcern, heads: dict[int, int]) -> None:
+    def __init__(
+        self, awards: Awards, concern: EngagementConcern, heads: dict[int, int], readings: dict[Deed, Reading]
+    ) -> None:
         self._concern = concern
         self._heads = heads
         self._books = Books(awards=awards, accounts={}, counters={}, engagements={})
-        self._readings: dict[Deed, Reading] = {}
+        self._readings = readings
         self._kept: dict[RequestKey, tuple[bytes, bytes]] = {}
         self._new_requests: list[StoredRequest] = []
         self._touched: dict[rules.EngagementKey, int] = {}  # -> the creator of its video
         self._now: datetime | None = None
 
-    def read(self, deeds: Sequence[Deed], readings: Sequence[Reading]) -> None:
+    def read(self, deeds: Sequence[Deed]) -> None:
         """Enter what is stored into the books: accounts of locked users, engagements, totals, keys."""
         books = self._books
-        for deed, reading in zip(deeds, readings, strict=True):
+        for deed in deeds:
+            reading = self._readings[deed]
             self._now = self._now or reading.now
-            self._readings[deed] = reading
             place = (deed.request.video_id, rules.KIND_OF[deed.event])
-            owner = self._concern.videos[place].owner_id
+            video = self._concern.videos[place]
+            owner = video.owner_id
             if deed.user_id not in books.accounts:
                 books.accounts[deed.user_id] = Account(self._heads[deed.user_id], reading.balance, reading.n)
             if owner in self._heads and owner not in books.accounts:
                 books.accounts[owner] = Account(self._heads[owner], reading.owner_balance, reading.owner_n)
             if place not in books.counters:
-                books.counters[place] = Counter(reading.total or 0, reading.quiet and owner in self._heads)
+                prompt = reading.quiet and owner in self._heads
+                books.counters[place] = Counter((reading.total or 0) if prompt else video.total, prompt)
             key = (deed.user_id, *place)
             if key not in books.engagements:
                 books.engagements[key] = Engagement(
-                    reading.count or 0,
+                    reading.counted or 0,
                     bool(reading.actor_paid),
                     bool(reading.creator_paid),
                     bool(reading.notified),
@@ -137,9 +162,7 @@ class _Batch:
         self._touched[deed.user_id, intent.video_id, intent.kind] = intent.owner_id
         self._kept[request_key] = (deed.fingerprint, outcome)
         assert self._now is not None
-        self._new_requests.append(
-            StoredRequest(deed.user_id, deed.action_id, deed.fingerprint, outcome, self._now)
-        )
+        self._new_requests.append(StoredRequest(deed.user_id, deed.action_id, deed.fingerprint, outcome, self._now))
         return outcome
 
     def _intent(self, deed: Deed) -> Intent:
@@ -165,12 +188,12 @@ class _Batch:
         if not self._new_requests or self._now is None:
             return []
         now, books = self._now, self._books
-        entries = [entry_of(payment, derived_id(f"{payment.origin}/{payment.action}"), now) for payment in books.payments]
+        entries = [
+            entry_of(payment, derived_id(f"{payment.origin}/{payment.action}"), now) for payment in books.payments
+        ]
         notices = [event_of(notice, derived_id(f"{notice.origin}/notice"), now) for notice in books.notices]
         advanced = {
-            user_id: account.seq
-            for user_id, account in books.accounts.items()
-            if account.seq != self._heads[user_id]
+            user_id: account.seq for user_id, account in books.accounts.items() if account.seq != self._heads[user_id]
         }
         await write_together(
             conn,
@@ -187,16 +210,13 @@ class _Batch:
                 ),
                 *accruals.insert_accruals(
                     [
-                        Accrual(
-                            *key, p.points, p.paid, p.change, p.notify, p.actors, p.username, p.channel, now
-                        )
+                        Accrual(*key, p.points, p.paid, p.change, p.notify, p.actors, p.username, p.channel, now)
                         for key, p in books.pending.items()
                     ]
                 ),
             ],
         )
-        stored = sorted([*entries, *notices], key=lambda event: (event.user_id, event.seq))
-        return [Delivered(event.user_id, event.seq, event) for event in stored]
+        return delivered([*entries, *notices])
 
     def _stored(self, key: rules.EngagementKey, owner_id: int, now: datetime) -> StoredEngagement:
         state = self._books.engagements[key]

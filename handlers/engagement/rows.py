@@ -49,9 +49,7 @@ def event_of(notice: Notice, event_id: UUID, now: datetime) -> StoredEvent:
     data: VideoLikeEvent | VideoShareEvent
     if notice.kind == SHARE:
         type_ = "video_share"
-        data = VideoShareEvent(
-            newest, notice.username, notice.video_id, notice.count, notice.actors, notice.channel
-        )
+        data = VideoShareEvent(newest, notice.username, notice.video_id, notice.count, notice.actors, notice.channel)
     else:
         type_ = "video_like"
         data = VideoLikeEvent(newest, notice.username, notice.video_id, notice.count, notice.actors)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import uuid_utils.compat as uuid_utils
 
-from handlers.deed import Delivered
+from handlers.deed import Delivered, delivered
 from handlers.engagement.rows import entry_of, event_of
 from handlers.engagement.rules import CREATOR_AWARD, MOST_ACTORS_NAMED, Account, Notice, Payment
 from handlers.money import LYK
@@ -41,9 +41,7 @@ class Settler:
             seqs = await heads.lock(conn, creators, skip_locked=True)
             settlements = await accruals.take(conn, sorted(seqs), LYK)
             entries, notices = _told(settlements, seqs)
-            advanced: dict[int, int] = {}
-            for event in (*entries, *notices):
-                advanced[event.user_id] = max(event.seq, advanced.get(event.user_id, 0))
+            advanced = {event.user_id: event.seq for event in delivered([*entries, *notices])}
             await write_together(
                 conn,
                 [
@@ -57,8 +55,7 @@ class Settler:
                     ),
                 ],
             )
-        stored = sorted([*entries, *notices], key=lambda event: (event.user_id, event.seq))
-        return [Delivered(event.user_id, event.seq, event) for event in stored]
+        return delivered([*entries, *notices])
 
 
 def _told(settlements: Sequence[Settlement], seqs: dict[int, int]) -> tuple[list[Entry], list[StoredEvent]]:

@@ -13,23 +13,23 @@ WatchedMs = Annotated[int, msgspec.Meta(ge=0, le=2**53 - 1)]
 Channel = Annotated[str, msgspec.Meta(min_length=1, max_length=32, pattern=r"^[^\x00]*\Z")]
 
 
-class LikeRequest(Request):
+class LikeRequest(Request, frozen=True):
     video_id: ItemId
     action_id: ActionId
 
 
-class UnlikeRequest(Request):
+class UnlikeRequest(Request, frozen=True):
     video_id: ItemId
     action_id: ActionId
 
 
-class ViewRequest(Request):
+class ViewRequest(Request, frozen=True):
     video_id: ItemId
     action_id: ActionId
     watched_ms: WatchedMs | None = None
 
 
-class ShareRequest(Request):
+class ShareRequest(Request, frozen=True):
     video_id: ItemId
     action_id: ActionId
     channel: Channel | None = None

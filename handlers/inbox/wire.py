@@ -12,12 +12,12 @@ Seq = Annotated[int, msgspec.Meta(ge=0, le=2**53 - 1)]
 FetchLimit = Annotated[int, msgspec.Meta(ge=1, le=500)]
 
 
-class FetchRequest(Request):
+class FetchRequest(Request, frozen=True):
     after_seq: Seq
     limit: FetchLimit = 100
 
 
-class AckRequest(Request):
+class AckRequest(Request, frozen=True):
     seq: Seq
 
 

@@ -14,11 +14,11 @@ PageLimit = Annotated[int, msgspec.Meta(ge=1, le=100)]
 Cursor = Annotated[str, msgspec.Meta(pattern=r"^[0-9]{1,16}\Z")]
 
 
-class GetRequest(Request):
+class GetRequest(Request, frozen=True):
     currency: Currency | None = None
 
 
-class HistoryRequest(Request):
+class HistoryRequest(Request, frozen=True):
     currency: Currency | None = None
     cursor: Cursor | None = None
     limit: PageLimit = 50

@@ -185,3 +185,16 @@ async def test_a_lost_database_is_met_by_renewing_later(dsn: str, tasks: Tasks) 
                 await asyncio.sleep(0.01)
         await other.close()
         await a.stop()
+
+
+async def test_a_renewal_that_hangs_is_given_up_and_tried_again(pool: asyncpg.Pool, tasks: Tasks) -> None:
+    a = await started(pool, "a.1", tasks, lease_s=0.2)
+    await a.enter([(7, "phone")])
+    async with pool.acquire() as frozen, frozen.transaction():
+        await frozen.execute("LOCK TABLE nodes IN ACCESS EXCLUSIVE MODE")
+        await asyncio.sleep(0.4)
+    async with asyncio.timeout(5):
+        while not await pool.fetchval("SELECT lease_until > clock_timestamp() FROM nodes WHERE node = 'a.1'"):
+            await asyncio.sleep(0.01)
+    await eventually(pool, [(7, "phone", "a.1")])
+    await a.stop()

@@ -12,6 +12,7 @@ from storage.db import connect
 from storage.embedded import EmbeddedPostgres
 from storage.epoch import fetch_epoch, renew_epoch
 from storage.migrate import Migration, SchemaBehind, ensure_current, load_migrations, migrate, parse, pending
+from tests.support.database import named
 
 ONE = Migration("0001", "0001_one.sql", "CREATE TABLE one (a int); INSERT INTO one VALUES (1)", "DROP TABLE one")
 TWO = Migration("0002", "0002_two.sql", "ALTER TABLE one ADD b int", "ALTER TABLE one DROP b")
@@ -24,7 +25,7 @@ async def empty(postgres: EmbeddedPostgres) -> AsyncIterator[str]:
     """A database without anything in it."""
     admin = await asyncpg.connect(postgres.dsn)
     await admin.execute("CREATE DATABASE empty STRATEGY file_copy")
-    yield postgres.dsn.rpartition("/")[0] + "/empty"
+    yield named(postgres.dsn, "empty")
     await admin.execute("DROP DATABASE empty WITH (FORCE)")
     await admin.close()
 
@@ -83,7 +84,9 @@ async def test_a_database_that_is_ahead_is_served(conn: asyncpg.Connection) -> N
 async def test_every_migration_can_be_taken_back_and_applied_again(conn: asyncpg.Connection) -> None:
     for migration in reversed(load_migrations()):
         await conn.execute(migration.down)
-    leftovers = "SELECT relname FROM pg_class WHERE relnamespace = 'public'::regnamespace AND relkind IN ('r', 'p', 'S')"
+    leftovers = (
+        "SELECT relname FROM pg_class WHERE relnamespace = 'public'::regnamespace AND relkind IN ('r', 'p', 'S')"
+    )
     assert await conn.fetch(leftovers) == [("schema_migrations",)]
     await conn.execute("DELETE FROM schema_migrations")
     assert await migrate(conn) == [each.name for each in load_migrations()]
@@ -125,12 +128,12 @@ async def test_a_copy_of_the_database_in_the_same_cluster_has_another_epoch(
     postgres: EmbeddedPostgres, dsn: str
 ) -> None:
     original = await connect(dsn)
-    name = dsn.rpartition("/")[2]
+    name = await original.fetchval("SELECT current_database()")
     epoch = await fetch_epoch(original)
     await original.close()
     admin = await asyncpg.connect(postgres.dsn)
     await admin.execute(f"CREATE DATABASE {name}_copy TEMPLATE {name} STRATEGY file_copy")
-    copy = await connect(f"{dsn}_copy")
+    copy = await connect(named(dsn, f"{name}_copy"))
     assert await fetch_epoch(copy) != epoch
     await copy.close()
     await admin.execute(f"DROP DATABASE {name}_copy")

@@ -6,6 +6,7 @@ import itertools
 import os
 from collections.abc import AsyncIterator
 from typing import Final
+from urllib.parse import urlsplit
 
 import asyncpg
 import pytest
@@ -39,7 +40,7 @@ async def dsn(postgres: EmbeddedPostgres) -> AsyncIterator[str]:
     """A database of this test's own, with the schema and nothing else in it."""
     name = f"test_{os.getpid()}_{next(_numbers)}"
     await _execute(postgres.dsn, CREATE.format(name=name))
-    yield postgres.dsn.rpartition("/")[0] + f"/{name}"
+    yield named(postgres.dsn, name)
     await _execute(postgres.dsn, f"DROP DATABASE {name} WITH (FORCE)")
 
 
@@ -57,6 +58,11 @@ async def pool(dsn: str) -> AsyncIterator[asyncpg.Pool]:
     made = await db.create_pool(dsn, size=10)
     yield made
     made.terminate()
+
+
+def named(dsn: str, database: str) -> str:
+    """The address of another database of the same server."""
+    return urlsplit(dsn)._replace(path=f"/{database}").geturl()
 
 
 async def _execute(dsn: str, statement: str) -> None:

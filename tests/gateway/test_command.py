@@ -1,0 +1,194 @@
+"""The `applause` command: what its subcommands do, and its exit status."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import subprocess
+import sys
+import time
+import types
+from collections.abc import Callable
+from pathlib import Path
+
+import asyncpg
+import jwt
+import pytest
+
+from gateway.__main__ import main
+from gateway.settings import Settings
+from storage.embedded import EmbeddedPostgres
+from storage.folder import DataFolder, Holder
+from storage.migrate import load_migrations
+
+SECRET = "0123456789abcdef0123456789abcdef"
+Run = Callable[..., int]
+
+
+@pytest.fixture
+def run(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Run:
+    """Runs the command in this process, in an empty folder and environment, and returns its exit status."""
+    monkeypatch.chdir(tmp_path)
+    for name in [name for name in os.environ if name.startswith(("APPLAUSE_", "DATABASE_URL"))]:
+        monkeypatch.delenv(name)
+
+    def run(*arguments: str) -> int:
+        monkeypatch.setattr(sys, "argv", ["applause", *arguments])
+        with pytest.raises(SystemExit) as end:
+            main()
+        return int(end.value.code or 0)
+
+    return run
+
+
+@pytest.fixture
+def served(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Settings, bool]]:
+    """What `serve` and `demo` were started with, in place of a gateway, which ends with status 3."""
+    calls: list[tuple[Settings, bool]] = []
+
+    async def serve(settings: Settings, *, demo: bool) -> int:
+        calls.append((settings, demo))
+        return 3
+
+    replace_module(monkeypatch, "gateway.wiring", serve=serve)
+    return calls
+
+
+def replace_module(monkeypatch: pytest.MonkeyPatch, name: str, **content: object) -> None:
+    module = types.ModuleType(name)
+    module.__dict__.update(content)
+    monkeypatch.setitem(sys.modules, name, module)
+
+
+def claims(token: str, secret: str, audience: str | None = None) -> dict[str, object]:
+    return jwt.decode(token, secret, algorithms=["HS256"], audience=audience)
+
+
+def test_the_installed_command_tells_its_version() -> None:
+    applause = Path(sys.executable).with_name("applause")
+    done = subprocess.run([applause, "version"], capture_output=True, text=True, check=True)
+    assert done.stdout.strip().count(".") == 2
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [["nothing"], ["serve", "--port", "http"], ["token"], ["token", "--user", "7", "--ttl", "0"], ["serve", "--nope"]],
+)
+def test_wrong_use_is_status_2(run: Run, arguments: list[str]) -> None:
+    assert run(*arguments) == 2
+
+
+@pytest.mark.parametrize("command", ["serve", "demo", "migrate", "token --user 7", "audit", "check-config"])
+def test_bad_configuration_is_status_78_for_every_command(
+    run: Run, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], command: str
+) -> None:
+    monkeypatch.setenv("APPLAUSE_SERVER__PORT", "99999")
+    assert run(*command.split()) == 78
+    assert "server.port" in capsys.readouterr().err
+    monkeypatch.delenv("APPLAUSE_SERVER__PORT")
+    Path("applause.toml").write_text("[nothing]\n")
+    assert run(*command.split(), "--config", "applause.toml") == 78
+
+
+def test_check_config_prints_what_holds(run: Run, capsys: pytest.CaptureFixture[str]) -> None:
+    Path("applause.toml").write_text("[lane]\nbatch = 321\n")
+    assert run("check-config", "--config", "applause.toml", "--data-dir", "elsewhere") == 0
+    assert {"lane.batch = 321", "data_dir = elsewhere"} <= set(capsys.readouterr().out.splitlines())
+
+
+def test_nodes_of_one_database_need_a_secret_in_common(
+    run: Run, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("DATABASE_URL", "postgresql://127.0.0.1:1/a")
+    for command in ("serve", "demo", "check-config"):
+        assert run(command) == 78
+        assert "auth.secret" in capsys.readouterr().err
+
+
+def test_serve_and_demo_hand_their_settings_to_the_gateway_and_end_with_its_status(
+    run: Run, served: list[tuple[Settings, bool]]
+) -> None:
+    assert run("serve", "--port", "1234", "--host", "0.0.0.0", "--data-dir", "here") == 3
+    assert run("demo", "--port", "0", "--data-dir", "here") == 3
+    (settings, is_demo), (_, is_second_demo) = served
+    assert (settings.server.port, settings.server.host, is_demo, is_second_demo) == (1234, "0.0.0.0", False, True)
+    assert settings.auth.secret == DataFolder(Path("here")).known_signing_secret()
+
+
+def test_a_token_is_one_that_the_folders_server_accepts(
+    run: Run, served: list[tuple[Settings, bool]], capsys: pytest.CaptureFixture[str]
+) -> None:
+    run("serve", "--data-dir", "here")
+    assert run("token", "--user", "7", "--data-dir", "here") == 0
+    found = claims(capsys.readouterr().out.strip(), served[0][0].auth.secret)
+    assert (found["sub"], found["roles"]) == ("7", [])
+    assert abs(int(str(found["exp"])) - time.time() - 3600) < 60
+    assert {"iat", "jti"} <= set(found)
+
+
+def test_a_token_follows_the_configuration(
+    run: Run, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name, value in {"SECRET": SECRET, "ISSUER": "us", "AUDIENCE": "app", "ROLES_CLAIM": "groups"}.items():
+        monkeypatch.setenv(f"APPLAUSE_AUTH__{name}", value)
+    assert run("token", "--user", "shop", "--role", "service", "--role", "admin", "--ttl", "10") == 0
+    found = claims(capsys.readouterr().out.strip(), SECRET, "app")
+    assert (found["sub"], found["groups"], found["iss"]) == ("shop", ["service", "admin"], "us")
+    assert int(str(found["exp"])) == int(str(found["iat"])) + 10
+
+
+def test_no_token_is_made_up_where_there_is_no_secret(run: Run, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run("token", "--user", "7", "--data-dir", "wrong") == 1
+    assert "no secret in wrong" in capsys.readouterr().err
+    assert not Path("wrong").exists()
+
+
+def test_migrate_and_audit_work_while_no_server_runs_and_while_one_does(
+    run: Run, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    findings: list[str] = []
+
+    async def audit(conn: asyncpg.Connection) -> list[str]:
+        assert await conn.fetchval("SELECT count(*) FROM heads") == 0
+        return findings
+
+    replace_module(monkeypatch, "storage.audit", audit=audit)
+    assert run("audit", "--data-dir", "here") == 1
+    assert "no database in here" in capsys.readouterr().err
+    assert run("migrate", "--data-dir", "here") == 0
+    applied = [f"applied {each.name}" for each in load_migrations()]
+    assert capsys.readouterr().out.splitlines() == [*applied, "the schema is current"]
+    assert run("audit", "--data-dir", "here") == 0
+
+    server = EmbeddedPostgres(Path("here"))
+    asyncio.run(server.start())
+    try:
+        assert run("migrate", "--data-dir", "here") == 0
+        assert run("audit", "--data-dir", "here") == 0
+        findings.append("user 7: balance 3, entries 2")
+        capsys.readouterr()
+        assert run("audit", "--data-dir", "here") == 1
+        said = capsys.readouterr()
+        assert said.out == "user 7: balance 3, entries 2\n"
+        assert said.err == "applause: the audit found 1 fault\n"
+    finally:
+        asyncio.run(server.stop())
+
+
+def test_a_folder_that_somebody_holds_is_status_1_with_who(run: Run, capsys: pytest.CaptureFixture[str]) -> None:
+    lock = DataFolder(Path("here")).lock()
+    lock.announce(Holder(pid=4711, serving_port=8080))
+    assert run("migrate", "--data-dir", "here") == 1
+    assert "process 4711, serving on port 8080" in capsys.readouterr().err
+    lock.release()
+
+
+def test_a_database_that_does_not_answer_is_status_1_without_a_traceback(
+    run: Run, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("DATABASE_URL", "postgresql://user:hunter2@127.0.0.1:1/a")
+    assert run("migrate") == 1
+    said = capsys.readouterr().err
+    assert said.startswith("applause: ")
+    assert "Traceback" not in said
+    assert "hunter2" not in said

@@ -1,0 +1,123 @@
+"""An HTTP server as the gateway wires it, on the test's database or on none, and what its answers must be."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import time
+from collections.abc import AsyncIterator, Callable
+from typing import Any
+
+import asyncpg
+import jwt
+import pytest
+from aiohttp import ClientResponse, web
+from aiohttp.test_utils import TestClient, TestServer
+
+from gateway.auth import Authenticator
+from gateway.http.accounts import account_routes
+from gateway.http.directory import directory_routes
+from gateway.http.door import MAX_BODY_BYTES, Door
+from gateway.http.events import event_routes
+from gateway.http.health import health_routes
+from gateway.http.problems import answer_problems
+from gateway.settings import Auth
+from handlers.directory.handler import DirectoryHandler
+from handlers.errors import Refusal
+from handlers.live.handler import LiveHandler
+from handlers.wire import Message
+
+SECRET = "a secret of more than thirty-two bytes"
+USER = {"username": "john_doe"}
+
+Client = TestClient[web.Request, web.Application]
+
+
+class Balances(Message):
+    balances: list[dict[str, Any]]
+
+
+class Accounts:
+    """Stands for wallet and inbox, which have tests of their own."""
+
+    async def get_balances(self, user_id: int) -> tuple[Message, int]:
+        if user_id == 404:
+            raise Refusal("not_found", "There is no such user.", field="userId")
+        return Balances([{"currency": "LYK", "balance": 0.1, "reserved": 0}]), 12
+
+    async def get_state(self, user_id: int) -> Message:
+        return Balances([])
+
+
+class Site:
+    """One server with what its tests look at."""
+
+    def __init__(self, client: Client, published: list[tuple[str, bytes]]) -> None:
+        self.client = client
+        self.published = published
+        self.problems: list[str] = []
+        self.is_draining = False
+
+    async def ask(self, method: str, path: str, who: str | None = "service", **request: Any) -> ClientResponse:
+        headers = {"Authorization": f"Bearer {token_of(who)}"} if who else {}
+        headers |= request.pop("headers", {})
+        return await self.client.request(method, path, headers=headers, **request)
+
+
+def token_of(who: str, **claims: Any) -> str:
+    """A token of a user ("7") or of a backend ("service", "admin")."""
+    roles = [who] if not who.isdigit() else ["viewer"]
+    return jwt.encode({"sub": who, "exp": time.time() + 60, "roles": roles, **claims}, SECRET, algorithm="HS256")
+
+
+@contextlib.asynccontextmanager
+async def serving(pool: Any, *, extra: Callable[[Door], list[web.RouteDef]] = lambda door: []) -> AsyncIterator[Site]:
+    published: list[tuple[str, bytes]] = []
+    directory = DirectoryHandler(pool=pool, create_unknown=True)
+    door = Door(verifier=Authenticator(Auth(secret=SECRET)), is_suspended=directory.is_suspended)
+    accounts = Accounts()
+    app = web.Application(middlewares=[answer_problems], client_max_size=MAX_BODY_BYTES)
+    site = Site(TestClient(TestServer(app)), published)
+
+    async def check() -> list[str]:
+        return site.problems
+
+    app.add_routes(directory_routes(door, directory))
+    app.add_routes(account_routes(door, wallet=accounts, inbox=accounts))
+    app.add_routes(event_routes(door, LiveHandler(pool=pool, publish=lambda *sent: published.append(sent))))
+    app.add_routes(health_routes(check=check, is_draining=lambda: site.is_draining))
+    app.add_routes(extra(door))
+    async with site.client:
+        yield site
+
+
+@pytest.fixture
+async def site(pool: asyncpg.Pool) -> AsyncIterator[Site]:
+    async with serving(pool) as served:
+        yield served
+
+
+class SealedPool:
+    """Whoever touches the database fails: what is refused at the door stores nothing."""
+
+    def acquire(self, *, timeout: float | None = None) -> Any:
+        raise AssertionError("the database was asked")
+
+
+@pytest.fixture
+async def sealed() -> AsyncIterator[Site]:
+    async with serving(SealedPool()) as served:
+        yield served
+
+
+async def problem_of(response: ClientResponse, status: int, code: str, field: str | None = None) -> dict[str, Any]:
+    """The body of a response that must be this problem."""
+    assert (response.status, response.content_type) == (status, "application/problem+json"), await response.text()
+    body: dict[str, Any] = json.loads(await response.read())
+    assert (body["code"], body.get("field"), body["status"]) == (code, field, status)
+    assert body["type"] == "about:blank"
+    assert body["title"]
+    assert body["detail"] == body["message"]
+    assert isinstance(body["retryable"], bool)
+    assert response.headers["X-Request-Id"]
+    return body
