@@ -74,7 +74,7 @@ async def serve(settings: Settings, *, demo: bool) -> int:
     logs.configure(settings.log.level)
     async with AsyncExitStack() as stack:
         supervisor = Supervisor()
-        stack.push_async_callback(supervisor.stop)
+        stack.push_async_callback(supervisor.stop)  # again further down; this one is for a start that fails
         dsn = await _database(settings, stack, supervisor)
         node = Node(settings, dsn, supervisor)
         await node.start(stack, demo=demo)
@@ -283,6 +283,8 @@ class Node:
         self._runner = web.AppRunner(
             app, handle_signals=False, logger=server_log(), **server_options(self._settings.socket)
         )
+        # Left in the opposite order: first the doors close, then the services end, then what they stand on.
+        stack.push_async_callback(self._supervisor.stop)
         await self._runner.setup()
         stack.push_async_callback(self._runner.cleanup)
         site = web.TCPSite(self._runner, server.host, server.port, backlog=_longest_backlog(), shutdown_timeout=1.0)
