@@ -84,7 +84,7 @@ class Session:
         self.app.wheel.cancel(self)
         message, retryable, disconnect, close_code = ENDINGS[code]
         body = closing_body(code, message, retryable, self.app.reconnect_after_ms(code))
-        self.connection.end(closing=body, disconnect=disconnect, code=close_code)
+        self.connection.end(closing=self.app.event_frame("closing", body), disconnect=disconnect, code=close_code)
 
     # -- requests --------------------------------------------------------------------------------
 

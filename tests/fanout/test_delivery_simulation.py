@@ -1,18 +1,18 @@
-"""Delivery against a naive model: every interleaving that hypothesis can think of, on a clock of loop turns.
+"""Delivery against a naive model: thousands of random interleavings, on a clock of loop turns.
 
 The model knows what each cursor must be given, next and at all. Each write is checked as it happens (order, gap,
 repetition, hold, congestion, after the end); when a story is over all obstacles are lifted, and every cursor must
-stand at its user's head.
+stand at its user's head. A story is made of its seed alone, so a failure can be told again; hypothesis, tried first,
+told ten times fewer stories in the same time and missed faults that these find.
 """
 
 from __future__ import annotations
 
 import asyncio
+import random
 from collections.abc import Callable
-from unittest.mock import patch
 
-from hypothesis import given, settings
-from hypothesis import strategies as st
+import pytest
 
 from fanout import delivery as delivery_module
 from fanout.cursor import Cursor
@@ -251,25 +251,21 @@ WEIGHTS: dict[Step, int] = {
     Story.hold: 3, Story.release: 2, Story.congest: 2, Story.drain: 2,
     Story.answer: 6, Story.fail: 2, Story.publish: 1,
 }  # fmt: skip
-STEPS = [step for step, weight in WEIGHTS.items() for _ in range(weight)]
-NUMBER = st.integers(0, 5)
-TURNS = 15  # among as many steps: the loop turns, and pumps move
-Plan = list[tuple[Step | None, int]]
-PLANS: st.SearchStrategy[Plan] = st.lists(
-    st.tuples(st.sampled_from([*STEPS, *[None] * TURNS]), NUMBER), min_size=30, max_size=120
-)
+STEPS_IN_A_TURN = 3  # at most, between two turns of the loop, in which pumps move
+STORIES = 2_500
 
 
-async def tell(plan: Plan) -> None:
+async def tell(seed: int) -> None:
+    chance = random.Random(seed)
+    steps = chance.choices(list(WEIGHTS), list(WEIGHTS.values()), k=chance.randrange(20, 120))
     story = Story()
     for number in range(len(USERS)):
         story.commit_and_deliver(number)
         story.connect(number)
-    for step, number in plan:
-        if step is None:
+    for step in steps:
+        step(story, chance.randrange(6))
+        if chance.randrange(STEPS_IN_A_TURN) == 0:
             await asyncio.sleep(0)
-        else:
-            step(story, number)
     await story.finish()
     if story.needs_comparison:
         story.compare_heads()
@@ -277,12 +273,14 @@ async def tell(plan: Plan) -> None:
     story.check()
 
 
-@settings(max_examples=600, deadline=None)
-@given(PLANS)
-def test_every_cursor_is_given_each_event_once_and_in_order(plan: Plan) -> None:
-    with (
-        patch.object(delivery_module, "RETRY_FIRST_S", 0.0),
-        patch.object(delivery_module, "TURN_BYTES", 2),
-        patch.object(delivery_module, "EARLY_MAX", 3),
-    ):
-        asyncio.run(tell(plan))
+async def test_every_cursor_is_given_each_event_once_and_in_order(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(delivery_module, "RETRY_FIRST_S", 0.0)
+    monkeypatch.setattr(delivery_module, "TURN_BYTES", 2)
+    monkeypatch.setattr(delivery_module, "EARLY_MAX", 3)
+    monkeypatch.setattr(delivery_module.log, "disabled", True)
+    for seed in range(STORIES):
+        try:
+            await tell(seed)
+        except BaseException as error:
+            error.add_note(f"in the story of seed {seed}")
+            raise

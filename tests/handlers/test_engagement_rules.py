@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 from collections import defaultdict
-from dataclasses import dataclass, field
-from typing import Any, Final
+from dataclasses import dataclass
+from typing import Final
 
 import pytest
 from hypothesis import given
@@ -60,11 +61,10 @@ def intent_of(actor: int, event: str, video: str, *, following: int = 100, follo
 
 
 def fresh_books(*, prompt: bool = True, awards: Awards = AWARDS) -> Books:
-    places = itertools.product(VIDEOS, (LIKE, VIEW, SHARE))
     return Books(
         awards=awards,
         accounts={person: Account(seq=0, balance=0, n=0) for person in PEOPLE},
-        counters={place: Counter(0, prompt) for place in places},
+        counters={place: Counter(0, prompt) for place in itertools.product(VIDEOS, (LIKE, VIEW, SHARE))},
         engagements=defaultdict(Engagement),
     )
 
@@ -82,58 +82,61 @@ class Done:
     told: bool = False
 
 
-@dataclass
 class History:
     """The rules of spec 3, each answered by going through everything that ever happened."""
 
-    past: list[Done] = field(default_factory=list)
+    def __init__(self) -> None:
+        self._past: list[Done] = []
 
-    def act(self, intent: Intent) -> tuple[Done, dict[str, Any]]:
-        done = Done(intent)
+    def act(self, intent: Intent) -> tuple[int, bool, str | None, int]:
+        """(points, already, reason, total) that the actor must be told."""
+        done, reason = Done(intent), None
         before = self._times(intent.actor_id, intent.video_id, intent.kind)
-        reason = None
         if intent.event != "video:unlike":
-            own = intent.actor_id == intent.owner_id
-            mine = [d for d in self.past if self._same(d.intent, intent)]
-            if own:
-                reason = "own_video"
-            elif any(d.actor_points for d in mine):
-                reason = "already_paid"
-            elif intent.following < 100:
-                reason = "not_eligible"
-            else:
-                done.actor_points = {LIKE: 100, VIEW: 100, SHARE: 200}[intent.kind]
-            if not own and intent.owner_followers >= 1000 and not any(d.creator_points for d in mine):
-                done.creator_points = {LIKE: 100, VIEW: 10, SHARE: 100}[intent.kind]
-            is_new = intent.kind != LIKE or not before
-            done.told = not own and intent.kind != VIEW and is_new and not any(d.told for d in mine)
-        self.past.append(done)
-        already = not before if intent.event == "video:unlike" else bool(before)
-        return done, {"already": already, "reason": reason, "total": self.total(intent.video_id, intent.kind)}
+            reason = self._pay(done, before)
+        self._past.append(done)
+        already = not before if intent.event == "video:unlike" else before > 0
+        return done.actor_points, already, reason, self.total(intent.video_id, intent.kind)
+
+    def _pay(self, done: Done, before: int) -> str | None:
+        intent = done.intent
+        if intent.actor_id == intent.owner_id:
+            return "own_video"
+        same = [d for d in self._past if _same(d.intent, intent)]
+        if intent.owner_followers >= 1000 and not any(d.creator_points for d in same):
+            done.creator_points = {LIKE: 100, VIEW: 10, SHARE: 100}[intent.kind]
+        is_new = intent.kind != LIKE or not before
+        done.told = intent.kind != VIEW and is_new and not any(d.told for d in same)
+        if any(d.actor_points for d in same):
+            return "already_paid"
+        if intent.following < 100:
+            return "not_eligible"
+        done.actor_points = {LIKE: 100, VIEW: 100, SHARE: 200}[intent.kind]
+        return None
 
     def total(self, video_id: str, kind: int) -> int:
         return sum(self._times(person, video_id, kind) for person in PEOPLE)
 
     def balance(self, person: int) -> int:
-        """What the person has if everything that waits were paid."""
+        """What the person has once everything that waits is paid."""
         return sum(
             d.actor_points * (d.intent.actor_id == person) + d.creator_points * (d.intent.owner_id == person)
-            for d in self.past
+            for d in self._past
         )
+
+    def times_told(self, person: int) -> int:
+        return sum(d.told and d.intent.owner_id == person for d in self._past)
 
     def _times(self, person: int, video_id: str, kind: int) -> int:
         times = 0
-        for intent in (d.intent for d in self.past):
+        for intent in (d.intent for d in self._past):
             if (intent.actor_id, intent.video_id, intent.kind) == (person, video_id, kind):
-                if kind == LIKE:
-                    times = int(intent.event == "video:like")
-                else:
-                    times += 1
+                times = int(intent.event == "video:like") if kind == LIKE else times + 1
         return times
 
-    @staticmethod
-    def _same(one: Intent, other: Intent) -> bool:
-        return (one.actor_id, one.video_id, one.kind) == (other.actor_id, other.video_id, other.kind)
+
+def _same(one: Intent, other: Intent) -> bool:
+    return (one.actor_id, one.video_id, one.kind) == (other.actor_id, other.video_id, other.kind)
 
 
 intents = st.builds(
@@ -149,25 +152,251 @@ places = st.tuples(st.sampled_from(sorted(VIDEOS)), st.sampled_from([LIKE, VIEW,
 batches = st.lists(st.tuples(st.lists(intents, max_size=12), st.sets(places)), max_size=5)
 
 
+class Stage:
+    """Carries what is stored from one batch to the next, as storage would."""
+
+    def __init__(self) -> None:
+        self.accounts = {person: Account(seq=0, balance=0, n=0) for person in PEOPLE}
+        self.engagements: dict[tuple[int, str, int], Engagement] = {}
+        self.settled: defaultdict[VideoKind, int] = defaultdict(int)
+        self.waiting: defaultdict[VideoKind, int] = defaultdict(int)  # changes of totals, for the settler
+        self.accrued: defaultdict[int, int] = defaultdict(int)  # points that wait for each creator
+        self.told: defaultdict[int, int] = defaultdict(int)  # actors whom each creator was told of, or will be
+
+    def open(self, batch: list[Intent], popular: set[VideoKind]) -> Books:
+        """Books with what this batch may touch and nothing else: whoever is not locked has no account in them."""
+        touched = {(intent.video_id, intent.kind) for intent in batch}
+        locked = {intent.actor_id for intent in batch} | {VIDEOS[video] for video, _ in touched - popular}
+        return Books(
+            awards=AWARDS,
+            accounts={person: dataclasses.replace(self.accounts[person]) for person in locked},
+            counters={
+                place: Counter(self.settled[place] + self.waiting[place] * (place in popular), place not in popular)
+                for place in touched
+            },
+            engagements={
+                key: dataclasses.replace(
+                    self.engagements.get(key, Engagement()), actor_points=0, creator_points=0, notified_now=False
+                )
+                for key in {(intent.actor_id, intent.video_id, intent.kind) for intent in batch}
+            },
+        )
+
+    def close(self, books: Books) -> None:
+        """Store what the batch came to, having checked that it can be stored."""
+        self._check_numbers(books)
+        self.accounts.update(books.accounts)
+        self.engagements.update(books.engagements)
+        for place, change in books.counted.items():
+            self.settled[place] += change
+        for (creator, video, kind), pending in books.pending.items():
+            assert creator == VIDEOS[video]
+            assert len(pending.actors) == min(pending.notify, MOST_ACTORS_NAMED)
+            assert (pending.points > 0) == (pending.paid > 0)
+            self.waiting[video, kind] += pending.change
+            self.accrued[creator] += pending.points
+            self.told[creator] += pending.notify
+        for notice in books.notices:
+            self.told[notice.user_id] += notice.count
+
+    def _check_numbers(self, books: Books) -> None:
+        """`seq` and `n` without a gap, the chain of balances unbroken, flags equal to what was paid."""
+        for person, account in books.accounts.items():
+            before = self.accounts[person]
+            mine = [payment for payment in books.payments if payment.user_id == person]
+            notices = [notice for notice in books.notices if notice.user_id == person]
+            assert [p.n for p in mine] == list(range(before.n + 1, account.n + 1))
+            assert sorted(event.seq for event in [*mine, *notices]) == list(range(before.seq + 1, account.seq + 1))
+            for payment in mine:
+                assert payment.balance_before == before.balance
+                before = dataclasses.replace(before, balance=before.balance + payment.points)
+            assert account.balance == before.balance
+        flagged = sum(e.actor_points + e.creator_points for e in books.engagements.values())
+        paid = sum(p.points for p in books.payments) + sum(p.points for p in books.pending.values())
+        assert flagged == paid
+
+
 @given(batches)
 def test_every_outcome_is_what_history_says(batches: list[tuple[list[Intent], set[VideoKind]]]) -> None:
-    history = History()
-    books = fresh_books()
+    history, stage = History(), Stage()
     for batch, popular in batches:
-        books = next_batch(books, popular)
-        expected = [history.act(intent) for intent in batch]
-        for intent, (done, answer) in zip(batch, expected, strict=True):
+        # A creator for whom something waits is not quiet; the settler has not come by yet.
+        popular |= {place for place, change in stage.waiting.items() if change}
+        books = stage.open(batch, popular)
+        for intent in batch:
+            points, already, reason, total = history.act(intent)
             outcome = decide(books, intent)
-            assert outcome.points == done.actor_points
-            assert {name: getattr(outcome, name) for name in ("already", "reason")} == {
-                name: answer[name] for name in ("already", "reason")
-            }
-            assert outcome.total == answer["total"]
-            assert outcome.new_balance == (books.accounts[intent.actor_id].balance if outcome.points else 0)
-        check_batch(books, [done for done, _ in expected], popular)
+            # The total counts what waits as of the batch's start; what this batch leaves is in it too.
+            assert (outcome.points, outcome.already, outcome.reason, outcome.total) == (points, already, reason, total)
+            assert outcome.new_balance == (books.accounts[intent.actor_id].balance if points else 0)
+        stage.close(books)
     for person in PEOPLE:
-        waiting = sum(p.points for (creator, _, _), p in SETTLED[id(books)].items() if creator == person)
-        assert books.accounts[person].balance + waiting == history.balance(person)
+        assert stage.accounts[person].balance + stage.accrued[person] == history.balance(person)
+        assert stage.told[person] == history.times_told(person)
+    for place in itertools.product(VIDEOS, (LIKE, VIEW, SHARE)):
+        assert stage.settled[place] + stage.waiting[place] == history.total(*place)
 
 
-SETTLED: dict[int, dict[tuple[int, str, int], Any]] = {}
+@given(st.lists(intents, max_size=30))
+def test_a_creator_hears_at_once_only_once_a_batch(batch: list[Intent]) -> None:
+    books = fresh_books()
+    for intent in batch:
+        decide(books, intent)
+    creators = [(p.video_id, p.kind) for p in books.payments if p.user_type == "creator"]
+    assert len(creators) == len(set(creators))
+    assert len(books.notices) == len({(notice.video_id, notice.kind) for notice in books.notices})
+    assert {*creators, *((notice.video_id, notice.kind) for notice in books.notices)} == books.told
+
+
+# -- by tables ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("event", "actor_action", "actor_points", "creator_action", "creator_points"),
+    [
+        ("video:like", "video_liked", 100, "like_received", 100),
+        ("video:view", "video_viewed", 100, "view_received", 10),
+        ("video:share", "video_shared", 200, "share_received", 100),
+    ],
+)
+def test_amounts(event: str, actor_action: str, actor_points: int, creator_action: str, creator_points: int) -> None:
+    books = fresh_books()
+    outcome = decide(books, intent_of(5, event, "a"))
+    assert outcome == Outcome(total=1, already=False, points=actor_points, new_balance=actor_points, reason=None)
+    assert [(p.user_id, p.action, p.points, p.user_type) for p in books.payments] == [
+        (5, actor_action, actor_points, "viewer"),
+        (1, creator_action, creator_points, "creator"),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("following", "followers", "paid"),
+    [(99, 999, []), (100, 999, [5]), (99, 1000, [1]), (100, 1000, [5, 1]), (0, 0, [])],
+)
+def test_both_eligibilities_are_judged_apart(following: int, followers: int, paid: list[int]) -> None:
+    books = fresh_books()
+    outcome = decide(books, intent_of(5, "video:like", "a", following=following, followers=followers))
+    assert [payment.user_id for payment in books.payments] == paid
+    assert outcome.reason == (None if 5 in paid else "not_eligible")
+    assert [notice.user_id for notice in books.notices] == [1], "an action of somebody ineligible still notifies"
+    assert outcome.total == 1, "and still counts"
+
+
+@pytest.mark.parametrize("event", ["video:like", "video:view", "video:share"])
+def test_nobody_is_paid_for_their_own_video(event: str) -> None:
+    books = fresh_books()
+    outcome = decide(books, intent_of(1, event, "a"))
+    assert (outcome.reason, outcome.points, outcome.total) == ("own_video", 0, 1)
+    assert not books.payments
+    assert not books.notices
+    assert not books.pending
+
+
+def test_own_video_is_named_before_already_paid_and_that_before_not_eligible() -> None:
+    books = fresh_books()
+    books.engagements[1, "a", LIKE].actor_paid = True  # when the video was still another's
+    assert decide(books, intent_of(1, "video:like", "a", following=0)).reason == "own_video"
+    books.engagements[5, "a", LIKE].actor_paid = True
+    assert decide(books, intent_of(5, "video:like", "a", following=0)).reason == "already_paid"
+
+
+def test_like_unlike_like_pays_and_tells_once() -> None:
+    books = fresh_books()
+    events = ["video:like", "video:unlike", "video:like", "video:like", "video:unlike", "video:unlike"]
+    outcomes = [decide(books, intent_of(5, event, "a")) for event in events]
+    assert [(o.total, o.already, o.points, o.reason) for o in outcomes] == [
+        (1, False, 100, None),
+        (0, False, 0, None),
+        (1, False, 0, "already_paid"),
+        (1, True, 0, "already_paid"),
+        (0, False, 0, None),
+        (0, True, 0, None),
+    ]
+    assert len(books.payments) == 2
+    assert len(books.notices) == 1
+
+
+def test_liking_again_is_a_fresh_try_at_an_award() -> None:
+    books = fresh_books()
+    assert decide(books, intent_of(5, "video:like", "a", following=99, followers=999)).reason == "not_eligible"
+    again = decide(books, intent_of(5, "video:like", "a"))
+    assert (again.already, again.points, again.total) == (True, 100, 1)
+    assert [payment.user_id for payment in books.payments] == [5]
+    assert books.pending[1, "a", LIKE].points == 100, "the creator has just heard of the first like"
+    assert (len(books.notices), books.pending[1, "a", LIKE].notify) == (1, 0), "a like that stands is no news"
+
+
+def test_views_and_shares_can_be_repeated_and_each_counts() -> None:
+    books = fresh_books()
+    for event in ("video:view", "video:share"):
+        outcomes = [decide(books, intent_of(5, event, "a")) for _ in range(3)]
+        assert [(o.total, o.already, o.reason) for o in outcomes] == [
+            (1, False, None),
+            (2, True, "already_paid"),
+            (3, True, "already_paid"),
+        ]
+    assert [notice.kind for notice in books.notices] == [SHARE], "a view notifies nobody, a share once in 24 h"
+
+
+def test_who_was_told_within_a_day_is_not_told_again() -> None:
+    books = fresh_books()
+    books.engagements[5, "a", LIKE].notified = True
+    decide(books, intent_of(5, "video:like", "a"))
+    assert not books.notices
+    assert not books.engagements[5, "a", LIKE].notified_now
+
+
+def test_the_first_goes_at_once_and_the_rest_is_gathered() -> None:
+    books = fresh_books()
+    for actor in (3, 4, 5):
+        decide(books, intent_of(actor, "video:share", "a"))
+    creator = [payment for payment in books.payments if payment.user_type == "creator"]
+    assert [(p.points, p.count, p.total) for p in creator] == [(100, 1, 1)]
+    assert [notice.actors for notice in books.notices] == [[3]]
+    assert books.counted == {("a", SHARE): 1}
+    [(key, pending)] = books.pending.items()
+    assert key == (1, "a", SHARE)
+    assert (pending.points, pending.paid, pending.change, pending.notify) == (200, 2, 2, 2)
+    assert (pending.actors, pending.username, pending.channel) == ([5, 4], "user_5", "channel of 5"), "newest first"
+
+
+def test_a_popular_creator_gets_nothing_at_once() -> None:
+    books = fresh_books(prompt=False)
+    del books.accounts[1]  # the creator's head is not locked
+    outcome = decide(books, intent_of(5, "video:like", "a"))
+    assert (outcome.points, outcome.total) == (100, 1)
+    assert [payment.user_id for payment in books.payments] == [5]
+    assert books.pending[1, "a", LIKE].points == 100
+    assert not books.counted
+
+
+def test_at_most_ten_actors_are_named() -> None:
+    books = fresh_books(prompt=False)
+    for actor in range(100, 130):
+        books.accounts[actor] = Account(0, 0, 0)
+        decide(books, intent_of(actor, "video:like", "a"))
+    pending = books.pending[1, "a", LIKE]
+    assert pending.actors == list(range(129, 119, -1))
+    assert pending.notify == 30
+
+
+def test_unlike_takes_a_waiting_like_out_of_the_total_but_not_its_points() -> None:
+    books = fresh_books(prompt=False)
+    decide(books, intent_of(5, "video:like", "a"))
+    decide(books, intent_of(5, "video:unlike", "a"))
+    pending = books.pending[1, "a", LIKE]
+    assert (pending.change, pending.points, pending.paid) == (0, 100, 1)
+
+
+def test_an_award_of_nothing_is_not_paid_and_can_be_paid_later() -> None:
+    off = fresh_books(awards={action: Award(0, award.threshold) for action, award in AWARDS.items()})
+    outcome = decide(off, intent_of(5, "video:like", "a"))
+    assert (outcome.points, outcome.reason) == (0, "not_eligible")
+    assert not off.payments
+    assert not off.engagements[5, "a", LIKE].actor_paid
+    assert not off.engagements[5, "a", LIKE].creator_paid
+
+
+def test_every_kind_has_its_two_awards() -> None:
+    assert set(ACTOR_AWARD) == set(CREATOR_AWARD) == set(KIND_OF.values()) == {LIKE, VIEW, SHARE}
+    assert set(AWARDS) == {*ACTOR_AWARD.values(), *CREATOR_AWARD.values()}

@@ -291,7 +291,7 @@ async def test_an_official_client_lives_through_pings() -> None:
     async with serve(ping_interval_s=0.05, ping_timeout_s=0.1) as house:
         client = socketio.AsyncClient(reconnection=False)
         await client.connect(f"http://127.0.0.1:{house.port}", transports=["websocket"])
-        await asyncio.sleep(0.5)
+        await asyncio.sleep(0.3)
         assert await client.call("echo", 1, timeout=1) == [1]
         assert not house.app.lost
         await client.disconnect()

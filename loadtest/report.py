@@ -1,0 +1,88 @@
+"""What was measured, for people and for programs."""
+
+from __future__ import annotations
+
+import os
+import platform
+from collections.abc import Sequence
+from typing import Final
+
+import msgspec
+
+from loadtest.figures import Figure
+
+LESS_IS_BETTER: Final = frozenset({"idle"})
+# Of spec 13, against stock; the other targets are against peers that don't run here.
+TARGETS: Final = {"echo": "≥ 15 ×", "connects": "≥ 3 ×", "idle": "≤ 6 KiB"}
+LATENCY_TARGET: Final = "p50 ≤ 10, p99 ≤ 40"
+
+_COLUMNS: Final = ("measure", "server", "value", "", "ratio", "p50 ms", "p99 ms", "server", "database", "client", "")
+_RIGHT: Final = frozenset((2, 4, 5, 6, 7, 8, 9))
+
+
+class Report(msgspec.Struct, rename="camel", frozen=True):
+    """One run: the machine, the figures, and what is wrong (of answers and of the ledger, never of speed)."""
+
+    machine: dict[str, str | int | float]
+    figures: list[Figure]
+    problems: list[str]
+
+
+def machine() -> dict[str, str | int | float]:
+    """What the figures depend on, besides the code."""
+    return {
+        "cores": os.cpu_count() or 0,
+        "loadBefore": round(os.getloadavg()[0], 2),
+        "python": platform.python_version(),
+        "system": f"{platform.system()} {platform.release()} {platform.machine()}",
+    }
+
+
+def as_json(report: Report) -> bytes:
+    """The whole report, indented."""
+    return msgspec.json.format(msgspec.json.encode(report), indent=2) + b"\n"
+
+
+def as_table(report: Report) -> str:
+    """One line a figure; a ratio above 1 says that ours is better."""
+    lines = [_COLUMNS, *(_line(figure, report.figures) for figure in report.figures)]
+    widths = [max(len(line[at]) for line in lines) for at in range(len(_COLUMNS))]
+    table = ["  ".join(_padded(line, widths)).rstrip() for line in lines]
+    about = ", ".join(f"{key} {value}" for key, value in report.machine.items())
+    verdict = [f"PROBLEM: {problem}" for problem in report.problems] or ["no wrong answer, and the ledger is sound"]
+    return "\n".join([*table, "", f"({about}; server, database and client: cores in use)", *verdict])
+
+
+def ratio(figure: Figure, peer: Figure) -> float:
+    """How many times better `figure` is than `peer`."""
+    if figure.measure in LESS_IS_BETTER:
+        return peer.value / figure.value if figure.value else 0.0
+    return figure.value / peer.value if peer.value else 0.0
+
+
+def _line(figure: Figure, figures: Sequence[Figure]) -> tuple[str, ...]:
+    peer = next((each for each in figures if each.measure == figure.measure and each.server != figure.server), None)
+    ours = figure.server == "applause"
+    wait = figure.latency_ms
+    target = LATENCY_TARGET if figure.measure.endswith("half rate") else TARGETS.get(figure.measure, "")
+    notes = [f"target {target}"] if ours and target else []
+    return (
+        figure.measure,
+        figure.server,
+        f"{figure.value:,.1f}" if figure.value < 100 else f"{figure.value:,.0f}",
+        figure.unit,
+        f"{ratio(figure, peer):.1f} ×" if ours and peer else "",
+        f"{wait.p50:.1f}" if wait else "",
+        f"{wait.p99:.1f}" if wait else "",
+        f"{figure.server_cores:.2f}",
+        f"{figure.database_cores:.2f}",
+        f"{figure.client_cores:.2f}",
+        "; ".join([*notes, *([figure.note] if figure.note else [])]),
+    )
+
+
+def _padded(line: Sequence[str], widths: Sequence[int]) -> list[str]:
+    return [
+        cell.rjust(width) if at in _RIGHT else cell.ljust(width)
+        for at, (cell, width) in enumerate(zip(line, widths, strict=True))
+    ]

@@ -1,0 +1,123 @@
+"""The servers under test, as processes of their own on the loopback."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Final
+
+import jwt
+
+from loadtest.phone import Address
+
+START_S: Final = 60.0
+STOP_S: Final = 20.0
+AUDIT_S: Final = 120.0
+TOKEN_TTL_S: Final = 3600
+
+_READY: Final = re.compile(r" is ready at http://([0-9.]+):(\d+)")
+_UNLIMITED: Final = {
+    "APPLAUSE_LIMITS__ACTIONS_PER_SECOND": "1000000",
+    "APPLAUSE_LOG__LEVEL": "warning",
+}
+
+
+class ServerFailed(Exception):
+    """A server did not start, or a command about it failed; the message has what it said."""
+
+
+class Server:
+    """One running server. `token` signs a caller's token; servers that ask for none ignore it."""
+
+    name: str
+    is_durable = False
+
+    def __init__(self, command: list[str], folder: Path, *, welcome: bytes, secret: Path | None = None) -> None:
+        self._log = folder / f"{self.name}.log"
+        self._secret_file = secret
+        self._secret = ""
+        environ = {name: value for name, value in os.environ.items() if not name.startswith("APPLAUSE_")}
+        environ.pop("DATABASE_URL", None)
+        with self._log.open("wb") as log:
+            self._process = subprocess.Popen(
+                [sys.executable, "-P", *command],
+                cwd=folder,
+                env=environ | _UNLIMITED,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+            )
+        self.address = Address("", 0, welcome)
+
+    @property
+    def pid(self) -> int:
+        """The server's own process."""
+        return self._process.pid
+
+    async def started(self) -> None:
+        """Return when the server says that it is ready. Raises ServerFailed."""
+        deadline = time.monotonic() + START_S
+        while not (found := _READY.search(self._log.read_text(errors="replace"))):
+            if self._process.poll() is not None or time.monotonic() > deadline:
+                raise ServerFailed(f"{self.name} did not start: {self._log.read_text(errors='replace')[-2000:]}")
+            await asyncio.sleep(0.05)
+        self.address = Address(found[1], int(found[2]), self.address.welcome)
+        if self._secret_file is not None:
+            self._secret = self._secret_file.read_text().strip()
+
+    async def stop(self) -> None:
+        """End the server; after `STOP_S` by force."""
+        if self._process.poll() is None:
+            self._process.send_signal(signal.SIGTERM)
+            try:
+                await asyncio.to_thread(self._process.wait, STOP_S)
+            except subprocess.TimeoutExpired:
+                self._process.kill()
+                self._process.wait()
+
+    def token(self, subject: str, *roles: str) -> str:
+        """A token of a user (digits) or a backend."""
+        if not self._secret:
+            return "none"
+        claims = {"sub": subject, "exp": int(time.time()) + TOKEN_TTL_S, "roles": list(roles)}
+        return jwt.encode(claims, self._secret, algorithm="HS256")
+
+    def auth(self, user_id: int, *, last_seq: int | None = None) -> bytes:
+        """The JSON of a user's CONNECT."""
+        resume = "" if last_seq is None else f',"lastSeq":"{last_seq}"'
+        return f'{{"token":"{self.token(str(user_id))}"{resume}}}'.encode()
+
+
+class Applause(Server):
+    """Ours, with a PostgreSQL of its own in `folder`/data. A phone may begin when it has resumed."""
+
+    name = "applause"
+    is_durable = True
+
+    def __init__(self, folder: Path) -> None:
+        self.data_dir = folder / "data"
+        command = ["-m", "gateway", "serve", "--port", "0", "--data-dir", str(self.data_dir)]
+        super().__init__(command, folder, welcome=b'42["resumed"', secret=self.data_dir / "secret")
+
+    async def audit(self) -> str:
+        """What `applause audit` found, while the server runs; empty where there is no fault."""
+        command = [sys.executable, "-P", "-m", "gateway", "audit", "--data-dir", str(self.data_dir)]
+        done = await asyncio.to_thread(
+            subprocess.run, command, cwd=self.data_dir.parent, capture_output=True, text=True, timeout=AUDIT_S, check=False
+        )
+        return "" if done.returncode == 0 else (done.stdout + done.stderr).strip()
+
+
+class Stock(Server):
+    """python-socketio's own server (`loadtest.peers.stock`). A phone may begin when its CONNECT is answered."""
+
+    name = "stock"
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__(["-m", "loadtest.peers.stock"], folder, welcome=b"40{")
