@@ -258,7 +258,7 @@ def _pay(
 ) -> None:
     account = books.accounts[user_id]
     account.seq += 1
-    account.n += 2
+    account.n += 1
     before, account.balance = account.balance, account.balance + points
     total = books.counters[intent.video_id, intent.kind].total
     books.payments.append(
