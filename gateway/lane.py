@@ -13,14 +13,13 @@ from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
 from typing import TYPE_CHECKING, Any, Protocol
 
-import asyncpg
 import structlog
 
 from handlers.deed import BatchResult, Deed, Delivered
 from handlers.errors import Refusal
 from handlers.wire import encode
 from storage import heads
-from storage.db import is_connection_lost, is_retryable
+from storage.db import is_connection_lost, is_lock_timeout, is_retryable
 
 if TYPE_CHECKING:
     from asyncpg import Connection
@@ -125,7 +124,9 @@ class Lane:
                 await self._carry_out(self._running)
             else:  # back from the loss of the database, or all that waited has expired
                 await self._session()
-        except (OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError) as error:
+        except Exception as error:
+            if not is_connection_lost(error):
+                raise
             await self._lost(error)
         finally:
             self._running = []
@@ -137,20 +138,22 @@ class Lane:
         is found, so that the others don't suffer."""
         try:
             result = await self._transact(deeds, skip_locked=skip_locked)
-        except asyncpg.LockNotAvailableError:
-            # Somebody holds a head and does not let go: the others must not wait for them.
-            await self._carry_out(deeds, skip_locked=True)
-        except asyncpg.PostgresError as error:
+        except Exception as error:
             if is_connection_lost(error):
                 raise
-            if is_retryable(error):
+            self._committing = False  # the database has said no: nothing of it is stored
+            if is_lock_timeout(error):
+                # Somebody holds a head and does not let go: the others must not wait for them.
+                await self._carry_out(deeds, skip_locked=True)
+            elif is_retryable(error):
                 await self._carry_out(deeds, skip_locked=skip_locked)
             elif len(deeds) > 1:
                 half = len(deeds) // 2
                 await self._carry_out(deeds[:half], skip_locked=skip_locked)
                 await self._carry_out(deeds[half:], skip_locked=skip_locked)
             else:
-                log.error("deed_refused_by_database", event_name=deeds[0].event, sqlstate=error.sqlstate)
+                state = getattr(error, "sqlstate", None)
+                log.error("deed_failed", event_name=deeds[0].event, error=type(error).__name__, sqlstate=state)
                 _answer(deeds[0], Refusal("internal", "This action can't be carried out."))
         else:
             self._finish(result)
@@ -164,7 +167,7 @@ class Lane:
             try:
                 locked = await heads.lock(conn, concern.user_ids, skip_locked=skip_locked)
                 result = await self._handler.run(conn, deeds, concern, locked)
-            except asyncpg.PostgresError as error:
+            except Exception as error:
                 if not is_connection_lost(error):
                     await conn.execute("ROLLBACK")
                 raise

@@ -61,6 +61,7 @@ _LOST: Final = (
     OSError,  # refused, reset, unreachable, no such host
     TimeoutError,
     asyncpg.PostgresConnectionError,
+    asyncpg.InternalClientError,  # the protocol was cut in the middle of an answer
     asyncpg.AdminShutdownError,
     asyncpg.CrashShutdownError,
     asyncpg.CannotConnectNowError,

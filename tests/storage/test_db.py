@@ -66,7 +66,8 @@ async def test_a_lane_that_freezes_lets_go_of_its_locks(dsn: str, conn: asyncpg.
     await transaction.start()
     await lane.execute(LOCK_INSTANCE)
     await asyncio.wait_for(conn.execute(LOCK_INSTANCE), 5)
-    with pytest.raises((asyncpg.PostgresError, asyncpg.InterfaceError)) as error:
+    # Which one depends on how much of the server's farewell asyncpg has read when it asks.
+    with pytest.raises((asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError)) as error:
         await lane.execute("SELECT 1")
     assert is_connection_lost(error.value)
 
