@@ -101,6 +101,7 @@ class Lane:
     async def run(self) -> None:
         """Serve until cancelled."""
         expiry = asyncio.create_task(self._expire_forever())
+        self._wake.set()  # an empty batch opens the session, so that the first deed finds it
         try:
             while True:
                 await self._wake.wait()

@@ -1,4 +1,4 @@
-"""The command `applause loadtest`, or `python -m loadtest`. Exit status: 0 all right, 1 wrong answers, 2 used wrongly."""
+"""The command `applause loadtest`, or `python -m loadtest`. Exit: 0 all right, 1 wrong answers, 2 used wrongly."""
 
 from __future__ import annotations
 

@@ -28,9 +28,8 @@ class Backend:
     def __init__(self, host: str, port: int, token: str) -> None:
         self._host = host
         self._port = port
-        self._head = (
-            f"Host: {host}:{port}\r\nAuthorization: Bearer {token}\r\nContent-Type: application/json\r\nContent-Length: "
-        )
+        self._head = f"Host: {host}:{port}\r\nAuthorization: Bearer {token}\r\nContent-Type: application/json\r\n"
+        self._head += "Content-Length: "
 
     async def __aenter__(self) -> Backend:
         self._reader, self._writer = await asyncio.open_connection(self._host, self._port)

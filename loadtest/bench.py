@@ -80,7 +80,9 @@ class Bench:
         await server.started()
         return server
 
-    async def _turns(self, servers: list[Server], scenario: Callable[[Server], Awaitable[Figure]], *, rounds: int) -> None:
+    async def _turns(
+        self, servers: list[Server], scenario: Callable[[Server], Awaitable[Figure]], *, rounds: int
+    ) -> None:
         """One server after the other, round by round, so that what else the machine does meets all of them."""
         found: dict[str, list[Figure]] = {}
         for _ in range(rounds):
@@ -121,8 +123,6 @@ class Bench:
     def _fanout(self, outstanding: int) -> Callable[[Server], Awaitable[Figure]]:
         async def run(server: Server) -> Figure:
             sizes = self._sizes
-            return await run_fanout(
-                server, listeners=sizes.listeners, outstanding=outstanding, seconds=sizes.seconds
-            )
+            return await run_fanout(server, listeners=sizes.listeners, outstanding=outstanding, seconds=sizes.seconds)
 
         return run

@@ -171,8 +171,7 @@ async def connect_all(
     numbers = iter(range(count))
 
     async def connect_some() -> None:
-        for number in numbers:
-            phones.append(await _connect(address, make(number)))
+        phones.extend([await _connect(address, make(number)) for number in numbers])
 
     async with asyncio.TaskGroup() as group:
         for _ in range(min(at_once, count)):

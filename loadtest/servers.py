@@ -109,7 +109,13 @@ class Applause(Server):
         """What `applause audit` found, while the server runs; empty where there is no fault."""
         command = [sys.executable, "-P", "-m", "gateway", "audit", "--data-dir", str(self.data_dir)]
         done = await asyncio.to_thread(
-            subprocess.run, command, cwd=self.data_dir.parent, capture_output=True, text=True, timeout=AUDIT_S, check=False
+            subprocess.run,
+            command,
+            cwd=self.data_dir.parent,
+            capture_output=True,
+            text=True,
+            timeout=AUDIT_S,
+            check=False,
         )
         return "" if done.returncode == 0 else (done.stdout + done.stderr).strip()
 

@@ -16,6 +16,7 @@ LANE_SETTINGS: Final = {
     "enable_seqscan": "off",
     "enable_hashjoin": "off",
     "enable_mergejoin": "off",
+    "jit": "off",  # switched-off plans count as expensive before PostgreSQL 18, and would be compiled each time
     "idle_in_transaction_session_timeout": "2s",
     "lock_timeout": "250ms",
 }

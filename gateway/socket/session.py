@@ -49,7 +49,7 @@ class Session:
 
     __slots__ = (
         "acting", "app", "connection", "cursor", "device_id", "errors", "expires_at", "generation",
-        "newer", "reading", "tick", "user_id", "waiting", "warned",
+        "newer", "over", "reading", "tick", "user_id", "waiting", "warned",
     )  # fmt: skip
 
     def __init__(self, app: ClientApp, connection: Connection, user_id: int, device_id: str | None) -> None:
@@ -62,6 +62,7 @@ class Session:
         self.newer = False  # announced a newer protocol than ours
         self.expires_at = 0.0  # on the loop's clock
         self.warned = False
+        self.over = False  # the token has expired, and what was in flight then finishes
         self.acting = 0  # actions in the lane
         self.reading = False
         self.waiting: deque[Waiting] | None = None
@@ -91,6 +92,8 @@ class Session:
     def receive(self, event: str, args: list[msgspec.Raw], ack_id: int | None) -> None:
         """Take one event of the client; it is answered, now or later, whatever it is."""
         try:
+            if self.over:
+                raise Refusal("unauthorized", "The token has expired.")
             route, request, payload = self.app.dispatch.decode(event, args, lenient=self.newer)
             waits = self.waiting is not None or self.reading or (route.read is not None and self.acting > 0)
             if self.in_flight >= self.app.limits.max_in_flight:
@@ -179,7 +182,7 @@ class Session:
     def renew(self, claims: Claims, remaining_s: float) -> None:
         """Count the token's remaining time from now, on the monotonic clock."""
         self.expires_at = asyncio.get_running_loop().time() + remaining_s
-        self.warned = False
+        self.warned = self.over = False
         self.app.wheel.set(self, max(remaining_s - EXPIRY_NOTICE_S, 0))
 
     def on_due(self) -> None:
@@ -187,6 +190,7 @@ class Session:
         left_s = self.expires_at - asyncio.get_running_loop().time()
         if left_s <= 0:
             if self.in_flight:
+                self.over = True  # or a client that is always busy would stay for ever
                 self.app.wheel.set(self, 0.1)
             else:
                 self.cut("token_expired")

@@ -11,7 +11,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import socketio  # type: ignore[import-untyped]  # noqa: TID251 - the peer is a server of that library
+import socketio  # type: ignore[import-untyped]
 import uvloop
 from aiohttp import web
 

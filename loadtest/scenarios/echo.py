@@ -14,7 +14,9 @@ from loadtest.servers import Server
 IN_FLIGHT: Final = 4
 WARM_UP_S: Final = 0.5
 
-_FRAMES: Final = [text_frame(b'42%d["topic:unsubscribe",{"topic":"live:nobody"}]' % number) for number in range(IN_FLIGHT)]
+_FRAMES: Final = [
+    text_frame(b'42%d["topic:unsubscribe",{"topic":"live:nobody"}]' % number) for number in range(IN_FLIGHT)
+]
 _GOOD: Final = b'"ok":true'
 
 

@@ -1,4 +1,4 @@
-"""Deliveries to the listeners of a live topic: a backend publishes, the next when everybody has heard an earlier one."""
+"""Deliveries to the listeners of a live topic: a backend publishes, the next when all have heard an earlier one."""
 
 from __future__ import annotations
 

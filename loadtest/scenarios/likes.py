@@ -97,7 +97,9 @@ class Liker(Phone):
         run.sent += 1
         self._asked_at[number] = due
         video = number if run.kind == "hot" else (number + self._user * 37) % VIDEOS
-        like = f'42{number}["video:like",{{"videoId":"{run.kind}-{video}","actionId":"{run.name}-{self._user}-{number}"}}]'
+        like = (
+            f'42{number}["video:like",{{"videoId":"{run.kind}-{video}","actionId":"{run.name}-{self._user}-{number}"}}]'
+        )
         return text_frame(like.encode())
 
 

@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator, Callable
 import asyncpg
 import pytest
 
-from fanout import broker_postgres
+from fanout import broker_postgres, postgres
 from fanout.broker import Broker, Listeners, MemoryBroker
 from fanout.broker_postgres import PostgresBroker
 from fanout.notices import HEADS_MAX
@@ -44,14 +44,6 @@ async def until(true: Callable[[], object], seconds: float = 5.0) -> None:
 
 
 @pytest.fixture
-async def database(dsn: str) -> AsyncIterator[asyncpg.Connection]:
-    connection = await asyncpg.connect(dsn)
-    await connection.execute("TRUNCATE large_notices")
-    yield connection
-    await connection.close()
-
-
-@pytest.fixture
 async def tasks() -> AsyncIterator[Tasks]:
     owner = Tasks()
     yield owner
@@ -69,7 +61,7 @@ class Nodes:
 
 
 @pytest.fixture
-async def nodes(dsn: str, tasks: Tasks, database: asyncpg.Connection) -> AsyncIterator[Nodes]:
+async def nodes(dsn: str, tasks: Tasks) -> AsyncIterator[Nodes]:
     nodes = Nodes(dsn, tasks)
     await nodes.a.start()
     await nodes.b.start()
@@ -79,10 +71,11 @@ async def nodes(dsn: str, tasks: Tasks, database: asyncpg.Connection) -> AsyncIt
 
 
 @pytest.fixture(params=["memory", "postgres"])
-def lone(request: pytest.FixtureRequest, dsn: str, tasks: Tasks) -> tuple[Broker, Heard]:
+def lone(request: pytest.FixtureRequest, tasks: Tasks) -> tuple[Broker, Heard]:
     heard = Heard()
     if request.param == "memory":
         return MemoryBroker(), heard
+    dsn = request.getfixturevalue("dsn")
     return PostgresBroker(dsn=dsn, node="a.1", listeners=heard.listeners, spawn=tasks), heard
 
 
@@ -136,16 +129,16 @@ async def test_many_heads_are_told_as_a_comparison(nodes: Nodes) -> None:
 
 
 async def test_a_big_topic_message_goes_through_the_table_and_is_trimmed(
-    nodes: Nodes, database: asyncpg.Connection
+    nodes: Nodes, conn: asyncpg.Connection
 ) -> None:
     big = '"{}"'.format("ä" * 30_000).encode()
     nodes.a.publish_topic("live:a", big)
     nodes.a.publish_topic("live:a", b"1")
     await until(lambda: len(nodes.heard_b.topics) == 2)
     assert set(nodes.heard_b.topics) == {("live:a", big), ("live:a", b"1")}
-    assert await database.fetchval("SELECT count(*) FROM large_notices") == 1
+    assert await conn.fetchval("SELECT count(*) FROM large_notices") == 1
     async with asyncio.timeout(5):
-        while await database.fetchval("SELECT count(*) FROM large_notices"):
+        while await conn.fetchval("SELECT count(*) FROM large_notices"):
             await asyncio.sleep(0.05)
 
 
@@ -155,35 +148,35 @@ async def test_stop_sends_what_is_gathered(dsn: str, tasks: Tasks, nodes: Nodes)
     await until(lambda: nodes.heard_b.heads == [(7, 4)])
 
 
-async def test_foreign_notices_on_the_channel_are_ignored(nodes: Nodes, database: asyncpg.Connection) -> None:
-    await database.execute("SELECT pg_notify($1, 'hello')", broker_postgres.CHANNEL)
+async def test_foreign_notices_on_the_channel_are_ignored(nodes: Nodes, conn: asyncpg.Connection) -> None:
+    await conn.execute("SELECT pg_notify($1, 'hello')", broker_postgres.CHANNEL)
     nodes.a.announce_heads([(7, 4)])
     await until(lambda: nodes.heard_b.heads)
 
 
-async def terminate(database: asyncpg.Connection, name: str) -> None:
-    killed = await database.fetchval(
-        "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity WHERE application_name = $1", name
+async def terminate(conn: asyncpg.Connection, name: str) -> None:
+    killed = await conn.fetchval(
+        "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity"
+        " WHERE application_name = $1 AND datname = current_database()",
+        name,
     )
     assert killed == 2
 
 
 async def test_a_terminated_listening_connection_comes_back_and_asks_for_a_comparison(
-    nodes: Nodes, database: asyncpg.Connection
+    nodes: Nodes, conn: asyncpg.Connection
 ) -> None:
-    await terminate(database, "applause listen")
+    await terminate(conn, "applause listen")
     await until(lambda: nodes.heard_a.compares == nodes.heard_b.compares == 1)
     nodes.a.announce_heads([(7, 4)])
     nodes.a.publish_topic("live:a", b'"%s"' % (b"x" * 9_000))
     await until(lambda: nodes.heard_b.heads == [(7, 4)] and nodes.heard_b.topics)
 
 
-async def test_a_terminated_talking_connection_has_the_others_compare(
-    nodes: Nodes, database: asyncpg.Connection
-) -> None:
+async def test_a_terminated_talking_connection_has_the_others_compare(nodes: Nodes, conn: asyncpg.Connection) -> None:
     nodes.a.announce_heads([(1, 1)])
     await until(lambda: nodes.heard_b.heads)
-    await terminate(database, "applause talk")
+    await terminate(conn, "applause talk")
     nodes.a.announce_heads([(7, 4)])
     await until(lambda: nodes.heard_b.compares == 1 or (7, 4) in nodes.heard_b.heads)
     nodes.a.announce_heads([(8, 4)])
@@ -208,10 +201,8 @@ async def test_a_listening_connection_that_died_silently_is_found_by_the_ping(
         async def execute(self, _statement: str) -> None:
             raise TimeoutError
 
-    real_connect = broker_postgres.connect
-
     async def connect(dsn: str, name: str) -> object:
-        connection = await real_connect(dsn, name)
+        connection = await postgres.connect(dsn, name)
         opened.append(connection)
         return Deaf(connection) if name == "applause listen" and len(opened) == 1 else connection
 

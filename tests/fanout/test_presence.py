@@ -14,13 +14,6 @@ from tests.fanout.sinks import Tasks
 
 
 @pytest.fixture
-async def pool(dsn: str) -> AsyncIterator[asyncpg.Pool]:
-    async with asyncpg.create_pool(dsn, min_size=1, max_size=3) as pool:
-        await pool.execute("TRUNCATE nodes, connections")
-        yield pool
-
-
-@pytest.fixture
 async def tasks() -> AsyncIterator[Tasks]:
     owner = Tasks()
     yield owner
@@ -29,13 +22,17 @@ async def tasks() -> AsyncIterator[Tasks]:
 
 
 @pytest.fixture(params=["memory", "postgres"])
-async def presence(request: pytest.FixtureRequest, pool: asyncpg.Pool, tasks: Tasks) -> AsyncIterator[Presence]:
-    one: Presence = (
-        MemoryPresence() if request.param == "memory" else PostgresPresence(pool=pool, node="a.1", spawn=tasks)
-    )
-    await one.start()
-    yield one
-    await one.stop()
+def made(request: pytest.FixtureRequest, tasks: Tasks) -> Presence:
+    if request.param == "memory":
+        return MemoryPresence()
+    return PostgresPresence(pool=request.getfixturevalue("pool"), node="a.1", spawn=tasks)
+
+
+@pytest.fixture
+async def presence(made: Presence, tasks: Tasks) -> AsyncIterator[Presence]:
+    await made.start()
+    yield made
+    await made.stop()
     assert not tasks.running
 
 
@@ -158,7 +155,7 @@ async def test_what_failed_is_put_right_at_the_next_renewal(pool: asyncpg.Pool, 
     async def away(*_: object, **__: object) -> None:
         raise OSError("the database is away")
 
-    a._delete, working = away, a._delete  # type: ignore[assignment, method-assign]
+    a._delete, working = away, a._delete  # type: ignore[method-assign]
     await a.leave([(7, phone)])
     a._delete = working  # type: ignore[method-assign]
     await eventually(pool, [(7, "tablet", "a.1")])
@@ -174,7 +171,6 @@ async def test_orphans_of_an_earlier_time_are_swept_at_start(pool: asyncpg.Pool,
 
 async def test_a_lost_database_is_met_by_renewing_later(dsn: str, tasks: Tasks) -> None:
     async with asyncpg.create_pool(dsn, min_size=1, max_size=2, server_settings={"application_name": "shaky"}) as pool:
-        await pool.execute("TRUNCATE nodes, connections")
         a = await started(pool, "a.1", tasks)
         await a.enter([(7, "phone")])
         other = await asyncpg.connect(dsn)

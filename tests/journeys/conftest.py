@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
 
 import pytest
 
@@ -21,12 +22,38 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Gateway]:
     assert "Traceback" not in gateway.log, gateway.log[-4000:]
 
 
+HASTY = {"SOCKET__CONNECT_TIMEOUT_S": 0.5, "SOCKET__SEND_QUEUE_AGE_S": 0.5, "DRAIN__RECONNECT_SPREAD_S": 1}
+
+
+@pytest.fixture(scope="session")
+def hasty(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Gateway]:
+    """Another one, short of patience, which tests may also stop and start again."""
+    gateway = Gateway(tmp_path_factory.mktemp("hasty") / "data", **HASTY)
+    gateway.start()
+    yield gateway
+    gateway.stop()
+    assert "Traceback" not in gateway.log, gateway.log[-4000:]
+
+
+@pytest.fixture
+async def hasty_stage(hasty: Gateway) -> AsyncIterator[Stage]:
+    """People on the hasty server."""
+    async with checked(Stage(hasty)) as stage:
+        yield stage
+
+
 @pytest.fixture
 async def stage(server: Gateway) -> AsyncIterator[Stage]:
     """People and videos of this test's own; whatever it did, the ledger and the inboxes must hold afterwards."""
-    stage = Stage(server)
-    yield stage
+    async with checked(Stage(server)) as stage:
+        yield stage
+
+
+@asynccontextmanager
+async def checked(stage: Stage) -> AsyncIterator[Stage]:
+    """The stage, which must hold at the end of a test that passed so far."""
     try:
+        yield stage
         await stage.check()
     finally:
         await stage.close()

@@ -22,6 +22,10 @@ from websockets.exceptions import ConnectionClosed
 
 PATIENCE_S: Final = 15.0
 DRIVER: Final = Path(__file__).with_name("client.mjs")
+HANDSHAKE: Final = (
+    b"GET /socket.io/?EIO=4&transport=websocket HTTP/1.1\r\nHost: localhost\r\nConnection: Upgrade\r\n"
+    b"Upgrade: websocket\r\nSec-WebSocket-Version: 13\r\nSec-WebSocket-Key: YSBrZXkgb2YgMTYgYnl0ZQ==\r\n\r\n"
+)
 _NODE_MODULES: Final = DRIVER.parents[2] / "node_modules"
 
 
@@ -334,3 +338,9 @@ async def wire(url: str, query: str = "EIO=4&transport=websocket", **options: An
         assert greeting is not None
         assert greeting.startswith("0{"), greeting
         yield opened
+
+
+def masked(text: str) -> bytes:
+    """A client's text frame, for those who speak without a library."""
+    body = text.encode()
+    return b"\x81\xfe" + len(body).to_bytes(2, "big") + bytes(4) + body

@@ -113,7 +113,13 @@ class Gateway:
     def token(self, subject: int | str, *roles: str, ttl_s: float = 3600, **claims: Any) -> str:
         """A token that this server accepts; `claims` are added, None takes one away."""
         now = time.time()
-        given = {"sub": str(subject), "roles": list(roles), "iat": int(now), "exp": now + ttl_s, "jti": uuid.uuid4().hex}
+        given = {
+            "sub": str(subject),
+            "roles": list(roles),
+            "iat": int(now),
+            "exp": now + ttl_s,
+            "jti": uuid.uuid4().hex,
+        }
         given = {name: value for name, value in (given | claims).items() if value is not None}
         return jwt.encode(given, (self.data_dir / "secret").read_text(), algorithm="HS256")
 

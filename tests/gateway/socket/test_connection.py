@@ -10,7 +10,7 @@ from collections.abc import AsyncIterator
 
 import msgspec
 import pytest
-import socketio  # noqa: TID251 - the official client
+import socketio
 
 from gateway.socket.connection import event_frame
 from tests.gateway.socket.frame_maker import BINARY, CLOSE, CONTINUATION, PING, PONG, TEXT, close, frame, text

@@ -12,7 +12,7 @@ import pytest
 from engineio.packet import Packet as EnginePacket
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from socketio import packet as official  # noqa: TID251 - the oracle
+from socketio import packet as official
 
 from gateway.socket import packets
 from gateway.socket.packets import Connect, Event, Leave, MalformedEvent, Nothing, Pong, ProtocolError, decode
