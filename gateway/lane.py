@@ -115,6 +115,7 @@ class Lane:
                 self._conn.terminate()
 
     async def _run_batch(self) -> None:
+        self._expire()  # here too: a deed that is put back each time is hardly ever seen waiting
         size = min(len(self._queue), self._limits.batch)
         self._running = [self._queue.popleft() for _ in range(size)]
         keys = [deed.order_key for deed in self._running if deed.order_key is not None]
@@ -130,7 +131,7 @@ class Lane:
                 raise
             await self._lost(error)
         finally:
-            self._running = []
+            self._put_back()
             for key in keys:
                 self._orders.release(key)
 
@@ -151,7 +152,8 @@ class Lane:
             elif len(deeds) > 1:
                 half = len(deeds) // 2
                 await self._carry_out(deeds[:half], skip_locked=skip_locked)
-                await self._carry_out(deeds[half:], skip_locked=skip_locked)
+                if rest := _not_behind(deeds[:half], deeds[half:]):
+                    await self._carry_out(rest, skip_locked=skip_locked)
             else:
                 state = getattr(error, "sqlstate", None)
                 log.error("deed_failed", event_name=deeds[0].event, error=type(error).__name__, sqlstate=state)
@@ -178,19 +180,20 @@ class Lane:
             return result
 
     def _finish(self, result: BatchResult) -> None:
-        """Acknowledge first, then tell; what has to wait goes to the front of the queue."""
-        waiting: list[Deed] = []
+        """Acknowledge first, then tell. What has to wait stays unanswered until `_put_back`."""
         unseen = False
         for deed, outcome in result.answers:
-            if outcome is None:
-                waiting.append(deed)
-            else:
+            if outcome is not None:
                 unseen = unseen or deed.attempted
                 _answer(deed, outcome)
-        self._queue.extendleft(reversed(waiting))
         self._deliver(result.events)
         if unseen:
             self._catch_up()
+
+    def _put_back(self) -> None:
+        """What the batch left unanswered goes to the front of the queue, in its order."""
+        self._queue.extendleft(deed for deed in reversed(self._running) if _is_unanswered(deed))
+        self._running = []
 
     # -- trouble ---------------------------------------------------------------------------------
 
@@ -204,15 +207,14 @@ class Lane:
         """The session broke: nothing or everything of the batch is stored. The same keys run again."""
         log.warning("lane_lost_database", error=type(error).__name__, committing=self._committing)
         self.available = False
-        unanswered = [deed for deed in self._running if deed.answer is not _already_answered]
         if self._committing:
-            for deed in unanswered:
+            for deed in filter(_is_unanswered, self._running):
                 deed.attempted = True
         self._committing = False
         if self._conn is not None:
             self._conn.terminate()
             self._conn = None
-        self._queue.extendleft(reversed(unanswered))
+        self._put_back()
         self._expire()
         await asyncio.sleep(_RECONNECT_PAUSE_S)
 
@@ -251,6 +253,16 @@ class LaneLimits(Protocol):
 
 def _already_answered(_: bytes) -> None:
     raise AssertionError("a deed was answered twice")
+
+
+def _is_unanswered(deed: Deed) -> bool:
+    return deed.answer is not _already_answered
+
+
+def _not_behind(before: Sequence[Deed], deeds: Sequence[Deed]) -> list[Deed]:
+    """Those of the deeds whose connection has none waiting among `before`: they must not overtake it."""
+    waiting = {deed.order_key for deed in before if deed.order_key is not None and _is_unanswered(deed)}
+    return [deed for deed in deeds if deed.order_key not in waiting]
 
 
 def _answer(deed: Deed, outcome: bytes | Refusal) -> None:

@@ -110,7 +110,8 @@ async def test_unliking_and_liking_again_pays_and_notifies_nobody_again(stage: S
     again = nothing | {"total": 1, "already": False, "reason": "already_paid"}
     assert await act("video:like") == again
     assert await act("video:like") == again | {"already": True}
-    await creators.caught_up(2)
+    await stage.settled(creator)
+    await creators.caught_up((await stage.inbox(creator))["seq"])
     assert [event["type"] for event in creators.events()] == ["video_like", "points_earned"]
     assert [event["type"] for event in viewers.events()] == ["points_earned"]
 
@@ -125,8 +126,10 @@ async def test_views_and_shares_can_be_repeated_and_count_each(stage: Stage) -> 
         assert [answer["total"] for answer in answers] == [1, 2, 3]
         assert [answer["already"] for answer in answers] == [False, True, True]
         assert [answer.get("reason") for answer in answers] == [None, "already_paid", "already_paid"]
+    await stage.settled(creator)
     [shared] = await creators.told("video_share")
     assert shared["data"]["channel"] is None
+    await creators.caught_up((await stage.inbox(creator))["seq"])
     assert creators.events() == [shared], "views notify nobody, shares once"
 
 

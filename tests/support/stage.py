@@ -6,7 +6,7 @@ import asyncio
 import itertools
 from typing import Any, Final
 
-from tests.support.clients import Client, JsPhone, Node, Phone, start_node
+from tests.support.clients import PATIENCE_S, Client, JsPhone, Node, Phone, start_node
 from tests.support.server import Gateway
 
 CREATOR: Final = 1000  # followers from which on a creator earns
@@ -92,6 +92,18 @@ class Stage:
         answer = await self.server.ask("GET", f"/v1/users/{user}/inbox")
         assert answer.status == 200, answer
         return answer.body
+
+    async def gone(self, user: int) -> None:
+        """Return when no connection of theirs is left."""
+        async with asyncio.timeout(PATIENCE_S):
+            while (await self.inbox(user))["connected"]:
+                await asyncio.sleep(0.01)
+
+    async def settled(self, creator: int) -> None:
+        """Return when nothing waits for the settler to tell this creator of."""
+        async with self.server.database() as conn, asyncio.timeout(PATIENCE_S):
+            while await conn.fetchval("SELECT EXISTS (SELECT FROM accruals WHERE creator_id = $1)", creator):
+                await asyncio.sleep(0.05)
 
     # -- the end -----------------------------------------------------------------------------------------------------
 
