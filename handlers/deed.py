@@ -34,6 +34,7 @@ class Deed:
         "attempted",
         "event",
         "fingerprint",
+        "is_replay",
         "order_key",
         "received_at",
         "request",
@@ -60,6 +61,7 @@ class Deed:
         self.order_key = order_key
         self.answer = answer
         self.attempted = False  # a COMMIT with it was sent whose fate is unknown
+        self.is_replay = False  # its key was taken before any such COMMIT
 
 
 def fingerprint(event: str, payload: bytes | msgspec.Raw) -> bytes:

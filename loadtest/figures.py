@@ -31,6 +31,12 @@ class Figure(msgspec.Struct, rename="camel", frozen=True, kw_only=True):
     faults: int = 0
     note: str = ""
 
+    @property
+    def per_cpu_second(self) -> float:
+        """`value` of a whole core of server and database together: steadier than wall-clock on a busy machine."""
+        cores = self.server_cores + self.database_cores
+        return self.value / cores if cores else 0.0
+
 
 def percentile(ordered: Sequence[float], share: float) -> float:
     """The least of the ascending values that at least `share` (above 0, at most 1) of them do not exceed."""

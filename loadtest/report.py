@@ -16,8 +16,13 @@ LESS_IS_BETTER: Final = frozenset({"idle"})
 TARGETS: Final = {"echo": "≥ 15 ×", "connects": "≥ 3 ×", "idle": "≤ 6 KiB"}
 LATENCY_TARGET: Final = "p50 ≤ 10, p99 ≤ 40"
 
-_COLUMNS: Final = ("measure", "server", "value", "", "ratio", "p50 ms", "p99 ms", "server", "database", "client", "")
-_RIGHT: Final = frozenset((2, 4, 5, 6, 7, 8, 9))
+_COLUMNS: Final = (
+    "measure", "server", "value", "", "ratio", "per CPU-s", "ratio", "p50 ms", "p99 ms",
+    "server", "database", "client", "",
+)  # fmt: skip
+_RIGHT: Final = frozenset((2, *range(4, 12)))
+
+_LEGEND: Final = "per CPU-s: of server and database together; server, database and client: cores in use"
 
 
 class Report(msgspec.Struct, rename="camel", frozen=True):
@@ -50,7 +55,7 @@ def as_table(report: Report) -> str:
     table = ["  ".join(_padded(line, widths)).rstrip() for line in lines]
     about = ", ".join(f"{key} {value}" for key, value in report.machine.items())
     verdict = [f"PROBLEM: {problem}" for problem in report.problems] or ["no wrong answer, and the ledger is sound"]
-    return "\n".join([*table, "", f"({about}; server, database and client: cores in use)", *verdict])
+    return "\n".join([*table, "", f"({about})", _LEGEND, *verdict])
 
 
 def ratio(figure: Figure, peer: Figure) -> float:
@@ -58,6 +63,14 @@ def ratio(figure: Figure, peer: Figure) -> float:
     if figure.measure in LESS_IS_BETTER:
         return peer.value / figure.value if figure.value else 0.0
     return figure.value / peer.value if peer.value else 0.0
+
+
+def _costs(figure: Figure, peer: Figure | None) -> tuple[str, str]:
+    """How much a CPU second does, and how many times the peer's; of memory nothing."""
+    if figure.measure in LESS_IS_BETTER or not figure.per_cpu_second:
+        return "", ""
+    better = f"{figure.per_cpu_second / peer.per_cpu_second:.1f} ×" if peer and peer.per_cpu_second else ""
+    return f"{figure.per_cpu_second:,.0f}", better
 
 
 def _line(figure: Figure, figures: Sequence[Figure]) -> tuple[str, ...]:
@@ -72,6 +85,7 @@ def _line(figure: Figure, figures: Sequence[Figure]) -> tuple[str, ...]:
         f"{figure.value:,.1f}" if figure.value < 100 else f"{figure.value:,.0f}",
         figure.unit,
         f"{ratio(figure, peer):.1f} ×" if ours and peer else "",
+        *_costs(figure, peer if ours else None),
         f"{wait.p50:.1f}" if wait else "",
         f"{wait.p99:.1f}" if wait else "",
         f"{figure.server_cores:.2f}",

@@ -155,8 +155,9 @@ class _Batch:
         if kept is not None:
             if kept[0] != deed.fingerprint:
                 return Refusal("idempotency_conflict", "This actionId was used for another action.", field="actionId")
-            # The first run of a batch whose COMMIT went unanswered is no replay to its caller.
-            return kept[1] if deed.attempted else _replayed(kept[1])
+            # What an earlier run of this very deed stored, its COMMIT unanswered, is no replay to its caller.
+            deed.is_replay = deed.is_replay or not deed.attempted
+            return _replayed(kept[1]) if deed.is_replay else kept[1]
         intent = self._intent(deed)
         outcome = _ack(deed.request.video_id, rules.decide(self._books, intent))
         self._touched[deed.user_id, intent.video_id, intent.kind] = intent.owner_id

@@ -96,6 +96,15 @@ async def test_a_batch_that_runs_again_after_an_unknown_commit_is_no_replay(batc
     assert await batches.run(like) == [first]
 
 
+async def test_a_replay_stays_one_when_its_batch_runs_again(batches: Batches) -> None:
+    await batches.run(asked(FAN, "video:like", action_id="the-key-1"))
+    repeated = asked(FAN, "video:like", action_id="the-key-1")
+    [first] = await batches.run(repeated)
+    repeated.deed.attempted = True
+    assert await batches.run(repeated) == [first]
+    assert first["replayed"]
+
+
 @pytest.mark.parametrize("same_batch", [True, False])
 async def test_the_same_key_for_another_action_is_a_conflict(
     batches: Batches, conn: asyncpg.Connection, same_batch: bool
