@@ -19,7 +19,8 @@ from urllib.parse import urlsplit
 import msgspec
 from aiohttp import web
 
-from gateway.socket.connection import Connection, Hall, SocketApp, SocketLimits
+from gateway.socket.connection import Connection
+from gateway.socket.hall import Hall, SocketApp, SocketLimits
 from gateway.socket.wheel import Wheel
 
 PATH: Final = "/socket.io/"
