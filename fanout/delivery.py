@@ -142,9 +142,11 @@ class Delivery:
     def unsubscribe(self, cursor: Cursor, topic: str) -> None:
         self._hub.part(cursor, topic)
 
-    def publish_topic(self, topic: str, frame: bytes) -> None:
-        """One finished frame for all subscribers here. Withheld before `resumed`, dropped for congested sinks."""
-        for cursor in tuple(self._hub.members(topic)):  # a copy: a write may end a connection
+    def publish_topic(self, topic: str, envelope: bytes) -> None:
+        """One frame for all subscribers here. Withheld before `resumed`, dropped for congested sinks."""
+        members = tuple(self._hub.members(topic))  # a copy: a write may end a connection
+        frame = self._frame_of(envelope) if members else b""
+        for cursor in members:
             if cursor.resumed:
                 sink = cursor.sink
                 if not sink.congested:

@@ -159,8 +159,8 @@ def _serve(settings: Settings, *, demo: bool) -> None:
     if not settings.auth.secret:
         auth = msgspec.structs.replace(settings.auth, secret=DataFolder(settings.data_path).signing_secret())
         settings = msgspec.structs.replace(settings, auth=auth)
-    wiring = importlib.import_module("gateway.wiring")  # it imports everything, which the other commands don't need
-    status: int = uvloop.run(wiring.serve(settings, demo=demo))
+    process = importlib.import_module("gateway.process")  # it imports everything, which the other commands don't need
+    status: int = uvloop.run(process.serve(settings, demo=demo))
     raise typer.Exit(status)
 
 

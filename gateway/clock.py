@@ -26,7 +26,7 @@ PARTITIONS_EVERY_S: Final = 3600.0
 
 
 class Clock:
-    """Settles accruals, compares heads, keeps partitions."""
+    """Settles accruals, compares heads, keeps partitions. Who misses hints sets `compare_now`."""
 
     def __init__(
         self,
@@ -37,6 +37,7 @@ class Clock:
         hub: Hub,
         presence: Presence,
         deliver: Callable[[Sequence[Delivered]], None],
+        compare_now: asyncio.Event,
     ) -> None:
         self._pool = pool
         self._settler = settler
@@ -44,11 +45,7 @@ class Clock:
         self._hub = hub
         self._presence = presence
         self._deliver = deliver
-        self._compare_now = asyncio.Event()
-
-    def compare_soon(self) -> None:
-        """Hints may be missing: compare heads now instead of at the next turn."""
-        self._compare_now.set()
+        self._compare_now = compare_now
 
     async def settle(self) -> None:
         """Serve until cancelled: whatever waits for creators, at most once a second each."""
@@ -69,9 +66,10 @@ class Clock:
                 pass
             self._compare_now.clear()
 
+        went_well = True
         while True:
             await pause()
-            await _attempt("compare", self._compare)
+            went_well = await _attempt("compare", self._compare, went_well)
 
     async def _settle(self) -> None:
         async with session(self._pool) as conn:
@@ -90,22 +88,28 @@ class Clock:
         for user_id, seq in ahead:
             self._delivery.raise_head(user_id, seq)
         if self._presence.other_nodes():
-            named = [(c.user_id, c.device_id, c.generation) for c in self._hub if c.device_id and c.generation]
-            for replaced in await self._presence.newer(named):
+            for replaced in await self._presence.newer(self._hub.named_devices()):
                 self._delivery.replace(*replaced)
 
 
 async def _for_ever(name: str, every_s: float, chore: Callable[[], Awaitable[None]]) -> None:
+    went_well = True
     while True:
         await asyncio.sleep(every_s)
-        await _attempt(name, chore)
+        went_well = await _attempt(name, chore, went_well)
 
 
-async def _attempt(name: str, chore: Callable[[], Awaitable[None]]) -> None:
-    """A chore that the database is not there for, or that met another node's, is tried again next time."""
+async def _attempt(name: str, chore: Callable[[], Awaitable[None]], went_well: bool) -> bool:
+    """A chore that the database is not there for, or that met another node's, is tried again next time.
+
+    Takes whether it went well the last time, and returns whether it did now: only the first failure is logged.
+    """
     try:
         await chore()
     except Exception as error:
         if not (is_connection_lost(error) or is_retryable(error) or is_lock_timeout(error)):
             raise
-        log.warning("chore_postponed", chore=name, error=type(error).__name__)
+        if went_well:
+            log.warning("chore_postponed", chore=name, error=type(error).__name__)
+        return False
+    return True

@@ -49,22 +49,23 @@ class Dispatch:
         request: Any,
         payload: msgspec.Raw,
         *,
+        received_at: float,
         order_key: object | None,
         answer: Callable[[bytes], None],
     ) -> None:
-        """Put an action into the lane; `answer` gets the whole acknowledgement, once.
+        """Put an action into the lane; `answer` gets the whole acknowledgement, once, in time from its
+        receipt (on the loop's clock).
 
         Refuses `rate_limited`, `overloaded` and `draining`.
         """
-        now = asyncio.get_running_loop().time()
-        self.charge(user_id, now)
+        self.charge(user_id, asyncio.get_running_loop().time())
         self._lane.submit(
             Deed(
                 user_id=user_id,
                 event=route.event,
                 request=request,
                 fingerprint=fingerprint(route.event, payload),
-                received_at=now,
+                received_at=received_at,
                 order_key=order_key,
                 answer=answer,
             )

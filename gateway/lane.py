@@ -10,12 +10,12 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Awaitable, Callable, Sequence
-from typing import TYPE_CHECKING, Any, Protocol
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 import structlog
 
-from handlers.deed import BatchResult, Deed, Delivered
+from handlers.deed import Answer, BatchResult, Deed, Delivered
 from handlers.errors import Refusal
 from handlers.wire import encode
 from storage import heads
@@ -24,7 +24,7 @@ from storage.db import is_connection_lost, is_lock_timeout, is_retryable
 if TYPE_CHECKING:
     from asyncpg import Connection
 
-    from handlers.deed import DeedHandler
+    from handlers.deed import Concern, DeedHandler
 
 log = structlog.get_logger()
 
@@ -48,21 +48,21 @@ class Orders(Protocol):
 class Lane:
     """Takes deeds from all doors through the database, in the order of their connections.
 
-    `connect` opens the lane's session; `deliver` gets each committed event; `catch_up` is called when
-    events may have been committed that nobody here has seen.
+    `handlers` names each event's domain. `connect` opens the lane's session; `deliver` gets each committed event;
+    `catch_up` is called when events may have been committed that nobody here has seen.
     """
 
     def __init__(
         self,
         *,
-        handler: DeedHandler,
+        handlers: Mapping[str, DeedHandler],
         connect: Callable[[], Awaitable[Connection]],
         orders: Orders,
         deliver: Callable[[Sequence[Delivered]], None],
         catch_up: Callable[[], None],
         limits: LaneLimits,
     ) -> None:
-        self._handler = handler
+        self._handlers = handlers
         self._connect = connect
         self._orders = orders
         self._deliver = deliver
@@ -162,14 +162,15 @@ class Lane:
             self._finish(result)
 
     async def _transact(self, deeds: list[Deed], *, skip_locked: bool) -> BatchResult:
-        due = deeds[0].received_at + self._limits.deadline_s
+        due = min(deed.received_at for deed in deeds) + self._limits.deadline_s
         async with asyncio.timeout_at(max(due, asyncio.get_running_loop().time() + _LEAST_TIME_S)):
             conn = await self._session()
-            concern = await self._handler.resolve(conn, deeds)
+            parts = [Part(handler, part, await handler.resolve(conn, part)) for handler, part in self._by_domain(deeds)]
             await conn.execute("BEGIN")
             try:
-                locked = await heads.lock(conn, concern.user_ids, skip_locked=skip_locked)
-                result = await self._handler.run(conn, deeds, concern, locked)
+                concerned = set().union(*(part.concern.user_ids for part in parts))
+                locked = await heads.lock(conn, concerned, skip_locked=skip_locked)
+                result = await _run_in_turn(conn, parts, locked)
             except Exception as error:
                 if not is_connection_lost(error):
                     await conn.execute("ROLLBACK")
@@ -178,6 +179,21 @@ class Lane:
             await conn.execute("COMMIT")
             self._committing = False
             return result
+
+    def _by_domain(self, deeds: Sequence[Deed]) -> list[tuple[DeedHandler, list[Deed]]]:
+        """The deeds of each domain. One whose connection has an earlier deed of another domain here stays out, for
+        its turn would come too early or too late: it waits for the next batch."""
+        parts: dict[DeedHandler, list[Deed]] = {}
+        domain_of: dict[object, DeedHandler] = {}
+        behind: set[object] = set()
+        for deed in deeds:
+            handler = self._handlers[deed.event]
+            key = deed.order_key
+            if key is not None and (key in behind or domain_of.setdefault(key, handler) is not handler):
+                behind.add(key)
+                continue
+            parts.setdefault(handler, []).append(deed)
+        return list(parts.items())
 
     def _finish(self, result: BatchResult) -> None:
         """Acknowledge first, then tell. What has to wait stays unanswered until `_put_back`."""
@@ -200,12 +216,15 @@ class Lane:
     async def _session(self) -> Connection:
         if self._conn is None or self._conn.is_closed():
             self._conn = await self._connect()
+            if not self.available:
+                log.warning("lane_found_database")
             self.available = True
         return self._conn
 
     async def _lost(self, error: Exception) -> None:
         """The session broke: nothing or everything of the batch is stored. The same keys run again."""
-        log.warning("lane_lost_database", error=type(error).__name__, committing=self._committing)
+        if self.available:  # a line when it is lost and one when it is back, not one per try
+            log.warning("lane_lost_database", error=type(error).__name__, committing=self._committing)
         self.available = False
         if self._committing:
             for deed in filter(_is_unanswered, self._running):
@@ -224,11 +243,13 @@ class Lane:
             self._expire()
 
     def _expire(self) -> None:
-        """Answer what has waited too long. Receipt times rise along the queue but for what was put
-        back, which is older."""
+        """Answer what has waited too long, wherever it stands: receipt times need not rise along the
+        queue, for a deed may have waited on its connection before."""
         limit = asyncio.get_running_loop().time() - self._limits.deadline_s
-        while self._queue and self._queue[0].received_at <= limit:
-            deed = self._queue.popleft()
+        expired = [deed for deed in self._queue if deed.received_at <= limit]
+        if expired:
+            self._queue = deque(deed for deed in self._queue if deed.received_at > limit)
+        for deed in expired:  # an answer may let its connection submit the next one
             _answer(
                 deed,
                 Refusal(
@@ -238,6 +259,27 @@ class Lane:
                     outcome="unknown" if deed.attempted else None,
                 ),
             )
+
+
+class Part(NamedTuple):
+    """One domain's deeds of a batch, and whom they concern."""
+
+    handler: DeedHandler
+    deeds: list[Deed]
+    concern: Concern
+
+
+async def _run_in_turn(conn: Connection, parts: Sequence[Part], locked: dict[int, int]) -> BatchResult:
+    """Each domain reads, decides and writes in its turn; the later ones see what the earlier ones have written,
+    and each user's `seq` as they left it."""
+    answers: list[Answer] = []
+    events: list[Delivered] = []
+    for part in parts:
+        result = await part.handler.run(conn, part.deeds, part.concern, locked)
+        answers += result.answers
+        events += result.events
+        locked.update({event.user_id: event.seq for event in result.events})
+    return BatchResult(answers, events)
 
 
 class LaneLimits(Protocol):

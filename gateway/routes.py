@@ -1,7 +1,7 @@
 """The verb table: every event that a client may send. The product's index.
 
-Actions go through the lane and carry an `actionId`; reads are answered from the database after the
-connection's own actions; the others concern the connection itself.
+Actions go through the lane and carry an `actionId`; everything else is answered in its turn among the connection's
+requests: at once where it concerns the connection alone, else from the database.
 """
 
 from __future__ import annotations
@@ -19,14 +19,15 @@ from handlers.wallet.handler import WalletHandler
 from handlers.wallet.wire import GetRequest, HistoryRequest
 from handlers.wire import Message, RefreshRequest
 
-ACTIONS: Final[dict[str, type[msgspec.Struct]]] = {
+ENGAGEMENT: Final[dict[str, type[msgspec.Struct]]] = {
     "video:like": LikeRequest,
     "video:unlike": UnlikeRequest,
     "video:view": ViewRequest,
     "video:share": ShareRequest,
 }
 
-Read = Callable[[Any, Any], Awaitable[Message]]  # (the asking Session, the request)
+# (the asking Session, the request): the answer, or where it takes the database a promise of it
+Read = Callable[[Any, Any], Message | Awaitable[Message]]
 
 
 class Route(NamedTuple):
@@ -48,7 +49,7 @@ def routes(*, wallet: WalletHandler, inbox: InboxHandler, visits: Visits) -> dic
         "topic:unsubscribe": (UnsubscribeRequest, visits.unsubscribe),
         "auth:refresh": (RefreshRequest, visits.refresh),
     }
-    table = {event: Route(event, request, None) for event, request in ACTIONS.items()}
+    table = {event: Route(event, request, None) for event, request in ENGAGEMENT.items()}
     table.update({event: Route(event, request, read) for event, (request, read) in reads.items()})
     return table
 

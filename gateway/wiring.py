@@ -5,10 +5,8 @@ from __future__ import annotations
 import asyncio
 import os
 import secrets
-import signal
 import socket
 import sys
-from collections.abc import Sequence
 from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Any, Final
@@ -17,13 +15,13 @@ import asyncpg
 import structlog
 from aiohttp import web
 
-from fanout.broker import Broker, Listeners, MemoryBroker
+from fanout.broker import Broker, MemoryBroker
 from fanout.broker_postgres import PostgresBroker
 from fanout.delivery import Delivery
 from fanout.hub import Hub
 from fanout.presence import MemoryPresence, Presence
 from fanout.presence_postgres import PostgresPresence
-from gateway import logs
+from fanout.publisher import Publisher
 from gateway.auth import Authenticator
 from gateway.clock import Clock
 from gateway.console.demo import Demo
@@ -38,7 +36,7 @@ from gateway.http.log import server_log
 from gateway.http.problems import answer_problems
 from gateway.lane import Lane
 from gateway.limits import TokenBuckets
-from gateway.routes import Visits, routes
+from gateway.routes import ENGAGEMENT, Visits, routes
 from gateway.settings import Settings
 from gateway.socket.app import ClientApp
 from gateway.socket.arrivals import Arrivals, Departures
@@ -47,7 +45,6 @@ from gateway.socket.door import Refused, SocketDoor, server_options
 from gateway.socket.wheel import Wheel
 from gateway.supervisor import Supervisor
 from handlers.awards import Award, Awards
-from handlers.deed import Delivered
 from handlers.directory.handler import DirectoryHandler
 from handlers.engagement.handler import EngagementHandler
 from handlers.engagement.settler import Settler
@@ -57,9 +54,8 @@ from handlers.live.handler import LiveHandler
 from handlers.wallet.handler import WalletHandler
 from storage import requests
 from storage.awards import list_awards
-from storage.db import connect, connect_lane, create_pool
-from storage.embedded import EmbeddedPostgres
-from storage.migrate import ensure_current, migrate, pending
+from storage.db import connect_lane, create_pool
+from storage.migrate import pending
 from storage.pool import session
 
 log = structlog.get_logger()
@@ -67,62 +63,6 @@ log = structlog.get_logger()
 DRAIN_POLL_S: Final = 0.05
 FAREWELL_S: Final = 1.0  # for close frames and their echoes
 MOST_ARRIVING: Final = 20_000
-
-
-async def serve(settings: Settings, *, demo: bool) -> int:
-    """Run the gateway until SIGTERM or SIGINT (0) or until one of its services dies (1)."""
-    logs.configure(settings.log.level)
-    async with AsyncExitStack() as stack:
-        supervisor = Supervisor()
-        stack.push_async_callback(supervisor.stop)  # again further down; this one is for a start that fails
-        dsn = await _database(settings, stack, supervisor)
-        node = Node(settings, dsn, supervisor)
-        await node.start(stack, demo=demo)
-        stop = _stop_signal()
-        died = asyncio.create_task(supervisor.died())
-        waited: list[asyncio.Future[Any]] = [stop, died]
-        await asyncio.wait(waited, return_when=asyncio.FIRST_COMPLETED)
-        if stop.done():
-            died.cancel()
-            await node.drain()
-            return 0
-        log.error("service_died", reason=str(died.result()))
-        return 1
-
-
-async def _database(settings: Settings, stack: AsyncExitStack, supervisor: Supervisor) -> str:
-    """The database's address: one's own, on a schema that is current; or ours, started and migrated."""
-    if not settings.is_embedded:
-        conn = await connect(settings.database.url)
-        try:
-            await ensure_current(conn)
-        finally:
-            await conn.close()
-        return settings.database.url
-    postgres = EmbeddedPostgres(
-        settings.data_path, binaries=settings.binaries_path, serving_port=settings.server.port or None
-    )
-    dsn = (await stack.enter_async_context(postgres)).dsn
-    conn = await connect(dsn)
-    try:
-        await migrate(conn)
-    finally:
-        await conn.close()
-    supervisor.start("postgres", postgres.keep_running())
-    return dsn
-
-
-def _stop_signal() -> asyncio.Future[None]:
-    loop = asyncio.get_running_loop()
-    stop: asyncio.Future[None] = loop.create_future()
-
-    def ask() -> None:
-        if not stop.done():
-            stop.set_result(None)
-
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, ask)
-    return stop
 
 
 class Node:
@@ -138,23 +78,23 @@ class Node:
         self._wheel = Wheel(asyncio.get_running_loop())
         self._history = History(on_change=self._end_all)
         self._awards: Awards = {}
+        self._compare = asyncio.Event()  # set where heads are to be compared now
         self._pool: asyncpg.Pool
-        self._presence: Presence
-        self._broker: Broker
         self._delivery: Delivery
+        self._presence: Presence
+        self._publisher: Publisher
         self._lane: Lane
         self._dispatch: Dispatch
         self._runner: web.AppRunner
 
     async def start(self, stack: AsyncExitStack, *, demo: bool) -> None:
         """Open the pool, join the other nodes, start the services and listen."""
-        settings, supervisor = self._settings, self._supervisor
+        settings = self._settings
         self._pool = await create_pool(self._dsn, size=settings.database.pool_size, on_connect=self._history.look)
         stack.push_async_callback(_close, self._pool)
         async with session(self._pool) as conn:
             self._awards.update({action: Award(points, least) for action, points, least in await list_awards(conn)})
             await requests.maintain_partitions(conn)
-        await self._join(stack)
 
         inbox = InboxHandler(pool=self._pool, devices_of=self._devices_of)
         wallet = WalletHandler(pool=self._pool)
@@ -163,19 +103,12 @@ class Node:
             hub=self._hub,
             read_after=inbox.read_after,
             frame_of=lambda envelope: event_frame("notification", envelope),
-            spawn=supervisor.spawn,
+            spawn=self._supervisor.spawn,
             page=settings.inbox.page,
         )
-        clock = self._start_clock()
-        self._lane = Lane(
-            handler=EngagementHandler(awards=lambda: self._awards),
-            connect=self._connect_lane,
-            orders=self._delivery,
-            deliver=self._deliver,
-            catch_up=clock.compare_soon,
-            limits=settings.lane,
-        )
-        supervisor.start("lane", self._lane.run())
+        await self._join_others(stack)
+        self._start_lane()
+        self._start_clock()
         authenticator = Authenticator(settings.auth)
         client_app = self._client_app(authenticator)
         self._dispatch = Dispatch(
@@ -196,7 +129,7 @@ class Node:
         door = Door(verifier=authenticator, is_suspended=directory.is_suspended)
         app.add_routes(directory_routes(door, directory))
         app.add_routes(account_routes(door, wallet=wallet, inbox=inbox))
-        app.add_routes(event_routes(door, LiveHandler(pool=self._pool, publish=self._publish)))
+        app.add_routes(event_routes(door, LiveHandler(pool=self._pool, publish=self._publisher.topic)))
         app.add_routes(health_routes(check=self._problems, is_draining=lambda: self._dispatch.draining))
         if demo:
             await self._add_demo(app, directory)
@@ -204,36 +137,55 @@ class Node:
 
     # -- parts -----------------------------------------------------------------------------------
 
-    async def _join(self, stack: AsyncExitStack) -> None:
+    async def _join_others(self, stack: AsyncExitStack) -> None:
         """Presence and broker: in memory where nobody else can have this database, else over it."""
-        if self._settings.is_embedded:
-            self._presence, self._broker = MemoryPresence(), MemoryBroker()
-        else:
-            listeners = Listeners(self._hear_heads, self._hear_compare, self._hear_topic, self._hear_replaced)
-            self._presence = PostgresPresence(pool=self._pool, node=self._name, spawn=self._supervisor.spawn)
-            self._broker = PostgresBroker(
-                dsn=self._dsn, node=self._name, listeners=listeners, spawn=self._supervisor.spawn
-            )
-        self._clock: Clock | None = None
-        await self._presence.start()
-        stack.push_async_callback(self._presence.stop)
-        await self._broker.start()
-        stack.push_async_callback(self._broker.stop)
+        embedded, spawn = self._settings.is_embedded, self._supervisor.spawn
+        self._presence = (
+            MemoryPresence() if embedded else PostgresPresence(pool=self._pool, node=self._name, spawn=spawn)
+        )
+        self._publisher = Publisher(
+            hub=self._hub,
+            delivery=self._delivery,
+            presence=self._presence,
+            render=render,
+            compare_soon=self._compare.set,
+        )
+        listeners = self._publisher.listeners()
+        broker: Broker = (
+            MemoryBroker()
+            if embedded
+            else PostgresBroker(dsn=self._dsn, node=self._name, listeners=listeners, spawn=spawn)
+        )
+        self._publisher.join(broker)
+        for part in (self._presence, broker):
+            await part.start()
+            stack.push_async_callback(part.stop)
 
-    def _start_clock(self) -> Clock:
+    def _start_lane(self) -> None:
+        engagement = EngagementHandler(awards=lambda: self._awards)
+        self._lane = Lane(
+            handlers=dict.fromkeys(ENGAGEMENT, engagement),
+            connect=self._connect_lane,
+            orders=self._delivery,
+            deliver=self._publisher.events,
+            catch_up=self._compare.set,
+            limits=self._settings.lane,
+        )
+        self._supervisor.start("lane", self._lane.run())
+
+    def _start_clock(self) -> None:
         clock = Clock(
             pool=self._pool,
             settler=Settler(),
             delivery=self._delivery,
             hub=self._hub,
             presence=self._presence,
-            deliver=self._deliver,
+            deliver=self._publisher.events,
+            compare_now=self._compare,
         )
-        self._clock = clock
         self._supervisor.start("settler", clock.settle())
         self._supervisor.start("partitions", clock.keep_partitions())
         self._supervisor.start("heads", clock.compare_heads(self._settings.inbox.compare_every_s))
-        return clock
 
     def _client_app(self, authenticator: Authenticator) -> ClientApp:
         return ClientApp(
@@ -262,7 +214,7 @@ class Node:
             dispatch=self._dispatch,
             delivery=self._delivery,
             arrivals=arrivals,
-            announce=self._announce_replaced,
+            announce=self._publisher.replaced,
             left=departures.add,
         )
 
@@ -295,38 +247,6 @@ class Node:
         sys.stdout.flush()
 
     # -- events ----------------------------------------------------------------------------------
-
-    def _deliver(self, events: Sequence[Delivered]) -> None:
-        """Committed events: to connections here from memory, to other nodes as a hint."""
-        for event in events:
-            if event.user_id in self._hub.users:
-                self._delivery.deliver(event.user_id, event.seq, render(event.row))
-        if events and self._presence.other_nodes():
-            self._broker.announce_heads([(event.user_id, event.seq) for event in events])
-
-    def _publish(self, topic: str, envelope: bytes) -> None:
-        self._hear_topic(topic, envelope)
-        if self._presence.other_nodes():
-            self._broker.publish_topic(topic, envelope)
-
-    def _announce_replaced(self, user_id: int, device_id: str, generation: int) -> None:
-        if self._presence.other_nodes():
-            self._broker.announce_replaced(user_id, device_id, generation)
-
-    def _hear_heads(self, heads: list[tuple[int, int]]) -> None:
-        for user_id, seq in heads:
-            if user_id in self._hub.users:
-                self._delivery.raise_head(user_id, seq)
-
-    def _hear_compare(self) -> None:
-        if self._clock is not None:
-            self._clock.compare_soon()
-
-    def _hear_topic(self, topic: str, envelope: bytes) -> None:
-        self._delivery.publish_topic(topic, event_frame("notification", envelope))
-
-    def _hear_replaced(self, user_id: int, device_id: str, generation: int) -> None:
-        self._delivery.replace(user_id, device_id, generation)
 
     def _devices_of(self, user_id: int) -> list[str | None]:
         return [cursor.device_id or None for cursor in self._hub.cursors_of(user_id)]

@@ -19,7 +19,7 @@ from handlers.wire import MAX_USER_ID, ItemId, Message, encode
 
 MAX_BODY_BYTES: Final = 1_048_576
 BODY_PATIENCE_S: Final = 10.0
-# With the release of a pooled connection, for which asyncpg may wait as long as to acquire it (2 s), below 5 s.
+# With a connection to wait for (2 s at most) and statements behind it, far below the 5 s that an answer may take.
 DEED_PATIENCE_S: Final = 2.5
 
 _BEARER: Final = re.compile(r"bearer +(\S+) *", re.IGNORECASE)

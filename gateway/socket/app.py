@@ -81,7 +81,7 @@ class SessionLimits(msgspec.Struct, frozen=True):
     bad_requests_per_minute: int
     max_topics: int
     max_per_user: int
-    read_timeout_s: float = 4.0
+    deadline_s: float  # from the receipt of a request on
 
 
 class ConnectRefused(Exception):
@@ -124,6 +124,7 @@ class ClientApp:
             settings.socket.bad_requests_per_minute,
             settings.socket.max_topics,
             settings.socket.max_connections_per_user,
+            settings.lane.deadline_s,
         )
         # Parts that in turn know this app: wiring ties the knot with `complete`.
         self.dispatch: Dispatch
@@ -141,8 +142,8 @@ class ClientApp:
         announce: Callable[[int, str, int], None],
         left: Callable[[int, int], None],
     ) -> None:
-        """Hand in what could not exist before this app. `announce` tells other nodes of a device that has
-        connected, `left` tells presence of a connection (user, generation) that has ended."""
+        """Hand in what could not exist before this app. `announce` ends the older connections of a device that
+        has connected, on every node; `left` tells presence of a connection (user, generation) that has ended."""
         self.dispatch = dispatch
         self._delivery = delivery
         self._arrivals = arrivals
@@ -229,7 +230,6 @@ class ClientApp:
         session.renew(arriving.claims, remaining_s)
         self._delivery.start(session.cursor, at, found.seq, lambda seq: self._resumed(session, seq))
         if session.device_id:
-            self._delivery.replace(session.user_id, session.device_id, session.generation)
             self._announce(session.user_id, session.device_id, session.generation)
 
     def turn_away(self, arriving: Arriving) -> None:
@@ -265,7 +265,7 @@ class ClientApp:
 
     # -- what a client asks of its own connection -------------------------------------------------
 
-    async def subscribe(self, session: Session, request: SubscribeRequest) -> TopicAck:
+    def subscribe(self, session: Session, request: SubscribeRequest) -> TopicAck:
         """`topic:subscribe`."""
         if not is_live_topic(request.topic):
             raise Refusal("not_found", "There is no such topic.", field="topic")
@@ -276,7 +276,7 @@ class ClientApp:
         self._delivery.subscribe(cursor, request.topic)
         return TopicAck(request.topic)
 
-    async def unsubscribe(self, session: Session, request: UnsubscribeRequest) -> TopicAck:
+    def unsubscribe(self, session: Session, request: UnsubscribeRequest) -> TopicAck:
         """`topic:unsubscribe`: also of what was never subscribed."""
         assert session.cursor is not None
         self._delivery.unsubscribe(session.cursor, request.topic)

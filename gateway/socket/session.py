@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
+from collections.abc import Awaitable
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 import msgspec
@@ -17,7 +18,7 @@ from gateway.lane import refusal_ack
 from gateway.routes import Route
 from gateway.socket.closing import ENDINGS, closing_body
 from handlers.errors import Refusal
-from handlers.wire import encode
+from handlers.wire import Message, encode
 
 if TYPE_CHECKING:
     from fanout.cursor import Cursor
@@ -39,6 +40,7 @@ class Waiting(NamedTuple):
     request: Any
     payload: msgspec.Raw
     ack_id: int | None
+    received_at: float  # on the loop's clock
 
 
 class Session:
@@ -101,7 +103,7 @@ class Session:
         except Refusal as refusal:
             self.refuse(refusal, ack_id)
             return
-        item = Waiting(route, request, payload, ack_id)
+        item = Waiting(route, request, payload, ack_id, asyncio.get_running_loop().time())
         if waits:
             if self.waiting is None:
                 self.waiting = deque()
@@ -127,7 +129,10 @@ class Session:
             self.cut("too_many_errors")
 
     def _start(self, item: Waiting) -> None:
+        now = asyncio.get_running_loop().time()
         try:
+            if now >= item.received_at + self.app.limits.deadline_s:
+                raise Refusal("unavailable", "Those before it took too long.", retry_after_ms=1000)
             if item.route.read is None:
                 ack_id = item.ack_id
                 self.app.dispatch.submit(
@@ -135,16 +140,25 @@ class Session:
                     item.route,
                     item.request,
                     item.payload,
+                    received_at=item.received_at,
                     order_key=self.cursor,
                     answer=lambda body: self._acted(ack_id, body),
                 )
                 self.acting += 1
             else:
-                self.app.dispatch.charge(self.user_id, asyncio.get_running_loop().time())
-                self.reading = True
-                self.app.spawn(self._read(item))
+                self.app.dispatch.charge(self.user_id, now)
+                answer = item.route.read(self, item.request)
+                if isinstance(answer, Message):
+                    self._answer(item.ack_id, answer)
+                else:
+                    self.reading = True
+                    self.app.spawn(self._read(answer, item.ack_id, item.received_at + self.app.limits.deadline_s))
         except Refusal as refusal:
             self.refuse(refusal, item.ack_id)
+
+    def _answer(self, ack_id: int | None, data: Message) -> None:
+        if ack_id is not None:
+            self.connection.ack(ack_id, b'{"ok":true,"data":%b}' % encode(data))
 
     def _acted(self, ack_id: int | None, body: bytes) -> None:
         self.acting -= 1
@@ -153,17 +167,14 @@ class Session:
         if self.waiting is not None:
             self._go_on()
 
-    async def _read(self, item: Waiting) -> None:
-        assert item.route.read is not None
+    async def _read(self, answer: Awaitable[Message], ack_id: int | None, due: float) -> None:
         try:
-            async with asyncio.timeout(self.app.limits.read_timeout_s):
-                data = await item.route.read(self, item.request)
-            if item.ack_id is not None:
-                self.connection.ack(item.ack_id, b'{"ok":true,"data":%b}' % encode(data))
+            async with asyncio.timeout_at(due):
+                self._answer(ack_id, await answer)
         except Refusal as refusal:
-            self.refuse(refusal, item.ack_id)
+            self.refuse(refusal, ack_id)
         except Exception as error:
-            self.refuse(self.app.refusal_of(error), item.ack_id)
+            self.refuse(self.app.refusal_of(error), ack_id)
         finally:
             self.reading = False
             if self.waiting is not None:

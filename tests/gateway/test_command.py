@@ -50,7 +50,7 @@ def served(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Settings, bool]]:
         calls.append((settings, demo))
         return 3
 
-    replace_module(monkeypatch, "gateway.wiring", serve=serve)
+    replace_module(monkeypatch, "gateway.process", serve=serve)
     return calls
 
 

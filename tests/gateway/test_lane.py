@@ -13,6 +13,7 @@ import asyncpg
 import pytest
 
 from gateway.lane import Lane
+from gateway.routes import ENGAGEMENT
 from gateway.settings import Lane as Limits
 from handlers.deed import BatchResult, Deed, Delivered
 from handlers.engagement.handler import EngagementHandler
@@ -64,7 +65,7 @@ class Bench:
         self.caught_up = 0
         self.connect: Callable[[], Awaitable[Any]] = lambda: db.connect_lane(dsn)
         self.lane = Lane(
-            handler=handler,
+            handlers=dict.fromkeys(ENGAGEMENT, handler),
             connect=self._connect,
             orders=self.holds,
             deliver=self.delivered.extend,
