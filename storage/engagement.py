@@ -105,6 +105,7 @@ class StoredEngagement(NamedTuple):
     notified_at: datetime | None
 
 
+# creator_id is whose video it was when it was paid, for good once its creator was: videos change hands.
 INSERT = """
 INSERT INTO engagements AS e (actor_id, video_id, kind, count, actor_points, creator_points, actor_paid,
     creator_paid, creator_id, notified_at)
@@ -116,7 +117,8 @@ ON CONFLICT (actor_id, video_id, kind) DO UPDATE SET
     creator_points = e.creator_points + excluded.creator_points,
     actor_paid = excluded.actor_paid,
     creator_paid = excluded.creator_paid,
-    creator_id = CASE WHEN excluded.creator_points > 0 THEN excluded.creator_id ELSE e.creator_id END,
+    creator_id = CASE WHEN e.creator_points = 0 AND excluded.actor_points + excluded.creator_points > 0
+        THEN excluded.creator_id ELSE e.creator_id END,
     notified_at = coalesce(excluded.notified_at, e.notified_at)
 """
 

@@ -181,7 +181,7 @@ class _Batch:
             channel=getattr(deed.request, "channel", None),
             owner_id=video.owner_id,
             owner_followers=reading.owner_followers,
-            origin=f"{deed.user_id}/{deed.action_id}/{self._heads[deed.user_id]}",
+            origin=f"{deed.user_id}/{deed.action_id}/{self._now}",  # a key comes free again after days
         )
 
     async def write(self, conn: Connection) -> list[Delivered]:
