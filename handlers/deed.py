@@ -24,8 +24,9 @@ _NAMESPACE = bytes.fromhex("6f4d1a5ec0a64f0c9a3be2a1d7c0a9f1")  # any constant o
 class Deed:
     """One action of one caller, whichever door it came through.
 
-    `answer` is called exactly once, with the acknowledgement's JSON. `order_key` names what must keep
-    its order: the connection; None where nothing does.
+    `user_id` acts, or where a backend does (`subject`) is whom it is about; request keys are the caller's own.
+    `answer` is called exactly once, with the acknowledgement's JSON. `order_key` names what must keep its order: the
+    connection; None where nothing does.
     """
 
     __slots__ = (
@@ -38,6 +39,7 @@ class Deed:
         "order_key",
         "received_at",
         "request",
+        "subject",
         "user_id",
     )
 
@@ -51,8 +53,10 @@ class Deed:
         received_at: float,
         order_key: object | None,
         answer: Callable[[bytes], None],
+        subject: str | None = None,
     ) -> None:
         self.user_id = user_id
+        self.subject = subject
         self.event = event
         self.request = request
         self.action_id: str = request.action_id

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from storage.ledger import ISSUANCE
+from storage.requests import KEPT_DAYS, KEPT_DAYS_OF_MONEY
 
 if TYPE_CHECKING:
     from asyncpg import Connection
@@ -69,11 +70,13 @@ CHECKS: Final[dict[str, str]] = {
         SELECT d.user_id, d.device_id, d.acked, h.seq FROM devices d LEFT JOIN heads h USING (user_id)
         WHERE (d.acked <= h.seq) IS NOT TRUE""",
     # A key's age is judged a moment after the time that its successor is stored with.
-    "a request key was taken twice": """
+    "a request key was taken twice": f"""
         SELECT * FROM (
-            SELECT user_id, action_id, created_at, lag(created_at) OVER w AS taken_at
-            FROM requests WINDOW w AS (PARTITION BY user_id, action_id ORDER BY created_at)) taken
-        WHERE created_at < taken_at + interval '7 days' - interval '1 minute'""",
+            SELECT user_id, action_id, created_at, lag(created_at) OVER w AS taken_at, lag(days) OVER w AS days FROM (
+                SELECT user_id, action_id, created_at, {KEPT_DAYS} AS days FROM requests
+                UNION ALL SELECT user_id, action_id, created_at, {KEPT_DAYS_OF_MONEY} FROM money_requests) keys
+            WINDOW w AS (PARTITION BY user_id, action_id ORDER BY created_at)) taken
+        WHERE created_at < taken_at + days * interval '1 day' - interval '1 minute'""",
     "actors' flags are not their entries": f"""
         SELECT user_id, video_id, action, coalesce(f.flagged, 0) AS flagged, coalesce(e.paid, 0) AS paid, e.times
         FROM (SELECT actor_id AS user_id, video_id, ({ACTORS_AWARDS})[kind] AS action, actor_points AS flagged

@@ -27,14 +27,14 @@ OnConnect = Callable[[asyncpg.Connection], Coroutine[Any, Any, None]]
 async def create_pool(
     dsn: str, *, size: int, command_timeout_s: float = 10.0, on_connect: OnConnect | None = None
 ) -> asyncpg.Pool:
-    """A pool of at most `size` connections, opened on demand except the first.
+    """A pool of at most `size` connections, all opened on demand: asyncpg logs a traceback for each try to keep some
+    open while the database is away.
 
     `on_connect` sees each new connection once before anybody uses it (the gateway compares the epoch there).
-    Raises what `is_connection_lost` knows where no server answers.
     """
     return await asyncpg.create_pool(
         dsn,
-        min_size=1,
+        min_size=0,
         max_size=size,
         timeout=CONNECT_TIMEOUT_S,
         command_timeout=command_timeout_s,
@@ -83,7 +83,10 @@ def is_connection_lost(error: BaseException) -> bool:
 
 
 def is_retryable(error: BaseException) -> bool:
-    """Whether the same transaction, run again, may pass: serialization failure (40001) or deadlock (40P01)."""
+    """Whether the same transaction, run again, may pass: serialization failure (40001), deadlock (40P01), or a key of a
+    backend that somebody else took a moment ago, and whose outcome can be read now."""
+    if isinstance(error, asyncpg.UniqueViolationError):
+        return error.constraint_name == "backend_requests_pkey"
     return isinstance(error, (asyncpg.SerializationError, asyncpg.DeadlockDetectedError))
 
 

@@ -7,6 +7,7 @@ from datetime import datetime
 from operator import itemgetter
 from typing import TYPE_CHECKING, NamedTuple
 
+from storage.requests import JOIN_TAKEN
 from storage.statement import Write, columns
 
 if TYPE_CHECKING:
@@ -66,20 +67,18 @@ class Reading(NamedTuple):
 
 
 READ = f"""
-SELECT clock_timestamp(), r.fingerprint, r.outcome,
+SELECT clock_timestamp(), coalesce(r.fingerprint, m.fingerprint), coalesce(r.outcome, m.outcome),
     e.count, e.actor_paid, e.creator_paid, e.notified_at > clock_timestamp() - interval '24 hours',
     u.following_count, u.username, a.balance, a.n,
     o.followers_count, oa.balance, oa.n, c.total, {QUIET}, v.owner_id
 FROM unnest($1::bigint[], $2::text[], $3::text[], $4::smallint[], $5::text[]) WITH ORDINALITY
-    AS d(actor_id, action_id, video_id, kind, currency, place)
+    AS d(user_id, action_id, video_id, kind, currency, place)
 JOIN videos v ON v.id = d.video_id
-JOIN users u ON u.id = d.actor_id
-JOIN accounts a ON a.user_id = d.actor_id AND a.currency = d.currency
+JOIN users u ON u.id = d.user_id
+JOIN accounts a ON a.user_id = d.user_id AND a.currency = d.currency
 JOIN users o ON o.id = v.owner_id
 JOIN accounts oa ON oa.user_id = v.owner_id AND oa.currency = d.currency
-LEFT JOIN requests r ON r.user_id = d.actor_id AND r.action_id = d.action_id
-    AND r.created_at > clock_timestamp() - interval '7 days'
-LEFT JOIN engagements e ON e.actor_id = d.actor_id AND e.video_id = d.video_id AND e.kind = d.kind
+{JOIN_TAKEN}LEFT JOIN engagements e ON e.actor_id = d.user_id AND e.video_id = d.video_id AND e.kind = d.kind
 LEFT JOIN video_counters c ON c.video_id = d.video_id AND c.kind = d.kind
 ORDER BY d.place
 """

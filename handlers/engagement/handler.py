@@ -16,18 +16,16 @@ from handlers.engagement.rows import entry_of, event_of
 from handlers.engagement.rules import Account, Books, Counter, Engagement, Intent, Outcome
 from handlers.engagement.wire import EngagementAck, PaidAward
 from handlers.errors import Refusal
+from handlers.keys import Keys
 from handlers.money import LYK, as_number
 from handlers.wire import encode
-from storage import accruals, engagement, inbox, ledger, requests
+from storage import accruals, engagement, inbox, ledger
 from storage.accruals import Accrual
 from storage.engagement import Concerned, CounterChange, Reading, StoredEngagement
-from storage.requests import StoredRequest
 from storage.statement import write_together
 
 if TYPE_CHECKING:
     from asyncpg import Connection
-
-RequestKey = tuple[int, str]
 
 
 @dataclass(slots=True)
@@ -116,8 +114,7 @@ class _Batch:
         self._heads = heads
         self._books = Books(awards=awards, accounts={}, counters={}, engagements={})
         self._readings = readings
-        self._kept: dict[RequestKey, tuple[bytes, bytes]] = {}
-        self._new_requests: list[StoredRequest] = []
+        self._keys = Keys()
         self._touched: dict[rules.EngagementKey, int] = {}  # -> the creator of its video
         self._now: datetime | None = None
 
@@ -146,24 +143,18 @@ class _Batch:
                     bool(reading.notified),
                 )
             if reading.fingerprint is not None and reading.outcome is not None:
-                self._kept[deed.user_id, deed.action_id] = (reading.fingerprint, reading.outcome)
+                self._keys.enter(deed, reading.fingerprint, reading.outcome)
 
     def answer(self, deed: Deed) -> bytes | Refusal:
         """Decide one deed, or answer it as its key was answered before."""
-        request_key = (deed.user_id, deed.action_id)
-        kept = self._kept.get(request_key)
+        kept = self._keys.replay(deed)
         if kept is not None:
-            if kept[0] != deed.fingerprint:
-                return Refusal("idempotency_conflict", "This actionId was used for another action.", field="actionId")
-            # What an earlier run of this very deed stored, its COMMIT unanswered, is no replay to its caller.
-            deed.is_replay = deed.is_replay or not deed.attempted
-            return _replayed(kept[1]) if deed.is_replay else kept[1]
+            return kept
         intent = self._intent(deed)
         outcome = _ack(deed.request.video_id, rules.decide(self._books, intent))
         self._touched[deed.user_id, intent.video_id, intent.kind] = intent.owner_id
-        self._kept[request_key] = (deed.fingerprint, outcome)
         assert self._now is not None
-        self._new_requests.append(StoredRequest(deed.user_id, deed.action_id, deed.fingerprint, outcome, self._now))
+        self._keys.keep(deed, outcome, self._now)
         return outcome
 
     def _intent(self, deed: Deed) -> Intent:
@@ -186,7 +177,7 @@ class _Batch:
 
     async def write(self, conn: Connection) -> list[Delivered]:
         """Store all that the deeds came to in one statement; return the events for delivery."""
-        if not self._new_requests or self._now is None:
+        if not self._keys.has_news or self._now is None:
             return []
         now, books = self._now, self._books
         entries = [
@@ -199,7 +190,7 @@ class _Batch:
         await write_together(
             conn,
             [
-                *requests.insert_requests(self._new_requests),
+                *self._keys.writes(),
                 *engagement.insert_engagements([self._stored(key, owner, now) for key, owner in self._touched.items()]),
                 *ledger.post(entries),
                 *inbox.append(notices, advanced),
@@ -237,7 +228,3 @@ def _ack(video_id: str, outcome: Outcome) -> bytes:
     award = PaidAward(as_number(outcome.points), as_number(outcome.new_balance)) if outcome.points else None
     reason: Any = outcome.reason if outcome.reason is not None else msgspec.UNSET
     return b'{"ok":true,"data":%b}' % encode(EngagementAck(video_id, outcome.total, outcome.already, award, reason))
-
-
-def _replayed(outcome: bytes) -> bytes:
-    return outcome[:-1] + b',"replayed":true}'

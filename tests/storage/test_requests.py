@@ -28,6 +28,8 @@ MONDAY: Final = datetime(2026, 3, 2, tzinfo=UTC)
 MOVABLE_CLOCK = """
 CREATE OR REPLACE FUNCTION public.clock_timestamp() RETURNS timestamptz LANGUAGE plpgsql VOLATILE AS
     $$ BEGIN RETURN current_setting('test.now')::timestamptz; END $$;
+CREATE OR REPLACE FUNCTION public.now() RETURNS timestamptz LANGUAGE plpgsql STABLE AS
+    $$ BEGIN RETURN current_setting('test.now')::timestamptz; END $$;
 SET search_path = public, pg_catalog
 """
 

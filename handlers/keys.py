@@ -1,0 +1,79 @@
+"""Request keys of a batch: what a caller has asked before is answered as it was answered then (spec 2)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import datetime
+from typing import TYPE_CHECKING
+
+from handlers.deed import Deed
+from handlers.errors import Refusal
+from storage import requests
+from storage.requests import StoredRequest
+from storage.statement import Write
+
+if TYPE_CHECKING:
+    from asyncpg import Connection
+
+Key = tuple[int | str, str]  # whose it is (a user's id, a backend's subject), actionId
+
+
+class Keys:
+    """The keys that are taken, those of the batch's earlier deeds included.
+
+    `lasting` keeps the new ones for 30 days instead of 7: where money moves. The callers' heads are held; a backend
+    has none, its keys are unique by an index, and a batch that finds one taken meanwhile runs again.
+    """
+
+    def __init__(self, *, lasting: bool = False) -> None:
+        self._lasting = lasting
+        self._kept: dict[Key, tuple[bytes, bytes]] = {}
+        self._new: list[StoredRequest] = []
+
+    async def read(self, conn: Connection, deeds: Sequence[Deed]) -> None:
+        """Enter what is stored of these deeds' keys."""
+        people = [(deed.user_id, deed.action_id) for deed in deeds if deed.subject is None]
+        backends = [(deed.subject, deed.action_id) for deed in deeds if deed.subject is not None]
+        if people:
+            self._kept |= await requests.list_taken(conn, people)
+        if backends:
+            self._kept |= await requests.list_taken_by_backends(conn, backends)
+
+    def enter(self, deed: Deed, fingerprint: bytes, outcome: bytes) -> None:
+        """What is stored of a deed's key, where a domain has read it with other things."""
+        self._kept[_key(deed)] = (fingerprint, outcome)
+
+    def replay(self, deed: Deed) -> bytes | Refusal | None:
+        """The kept outcome, or `idempotency_conflict` where the key was used for something else; None: it is new."""
+        kept = self._kept.get(_key(deed))
+        if kept is None:
+            return None
+        fingerprint, outcome = kept
+        if fingerprint != deed.fingerprint:
+            return Refusal("idempotency_conflict", "This actionId was used for another action.", field="actionId")
+        # What an earlier run of this very deed stored, its COMMIT unanswered, is no replay to its caller.
+        deed.is_replay = deed.is_replay or not deed.attempted
+        return replayed(outcome) if deed.is_replay else outcome
+
+    def keep(self, deed: Deed, outcome: bytes, now: datetime) -> None:
+        """Take the key: `outcome`, the whole acknowledgement, is the answer from now on."""
+        self._kept[_key(deed)] = (deed.fingerprint, outcome)
+        self._new.append(StoredRequest(*_key(deed), deed.fingerprint, outcome, now))
+
+    @property
+    def has_news(self) -> bool:
+        """Whether any key was taken."""
+        return bool(self._new)
+
+    def writes(self) -> list[Write]:
+        """The writes that store the keys taken."""
+        return requests.insert_requests(self._new, lasting=self._lasting)
+
+
+def replayed(outcome: bytes) -> bytes:
+    """A kept acknowledgement as it is given again."""
+    return outcome[:-1] + b',"replayed":true}'
+
+
+def _key(deed: Deed) -> Key:
+    return (deed.user_id if deed.subject is None else deed.subject, deed.action_id)
