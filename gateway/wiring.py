@@ -220,7 +220,11 @@ class Node:
 
     async def _connect_lane(self) -> asyncpg.Connection:
         conn = await connect_lane(self._dsn)
-        await self._history.look(conn)
+        try:
+            await self._history.look(conn)
+        except BaseException:
+            conn.terminate()
+            raise
         return conn
 
     async def _add_demo(self, app: web.Application, directory: DirectoryHandler) -> None:

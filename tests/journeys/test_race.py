@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections import Counter
 from collections.abc import AsyncIterator, Iterable
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -13,9 +12,10 @@ from typing import Any, Final
 import asyncpg
 
 from storage.audit import audit
+from tests.support.books import all_is_told, expected_balances, expected_totals, faults, totals
 from tests.support.cluster import SECRET, NodeProcess, cluster
 from tests.support.crowd import CheapPhone
-from tests.support.engagements import CREATOR, FAN, OTHER_CREATOR, seed
+from tests.support.engagements import CREATOR, FAN, OTHER_CREATOR, balances, seed
 
 FANS: Final = 300
 TWO_NODES_AT_ONCE: Final = 30  # fans who have a second phone on the other node and repeat everything there
@@ -26,10 +26,6 @@ FROZEN_S: Final = 3.0
 LEAST_MEANWHILE: Final = 50
 PACE_S: Final = 1.1  # of thinking between two actions at most, so that the load goes on while a node is frozen
 PATIENCE_S: Final = 20.0
-
-POINTS: Final = {"video:like": 100, "video:view": 100, "video:share": 200}
-CREATOR_POINTS: Final = {"video:like": 100, "video:view": 10, "video:share": 100}
-OWNERS: Final = {"a": CREATOR, "b": CREATOR, "c": OTHER_CREATOR}
 
 
 async def test_a_race_over_two_nodes_of_which_one_freezes(dsn: str, conn: asyncpg.Connection, tmp_path: Path) -> None:
@@ -109,66 +105,5 @@ async def answered(action: Any, times: int) -> None:
         await asyncio.sleep(0.01)
 
 
-async def all_is_told(conn: asyncpg.Connection, phones: list[CheapPhone]) -> None:
-    """Return when nothing waits to be settled and every phone has heard of everything."""
-    behind: list[tuple[int, int, int]] = []
-    try:
-        async with asyncio.timeout(PATIENCE_S):
-            while True:
-                waiting = await conn.fetchval("SELECT count(*) FROM accruals")
-                heads = dict(await conn.fetch("SELECT user_id, seq FROM heads"))
-                behind = [
-                    (phone.user_id, phone.last_seq, heads[phone.user_id])
-                    for phone in phones
-                    if phone.last_seq != heads[phone.user_id]
-                ]
-                if not waiting and not behind:
-                    return
-                await asyncio.sleep(0.05)
-    except TimeoutError:
-        raise AssertionError(f"not told of everything (user, heard, head): {behind[:10]}") from None
-
-
 def acknowledged(phones: Iterable[CheapPhone]) -> int:
     return sum(action.done.is_set() for phone in phones for action in phone.actions.values())
-
-
-def faults(phones: Iterable[CheapPhone]) -> list[str]:
-    return [f"{phone.user_id}: {fault}" for phone in phones for fault in phone.faults]
-
-
-# -- a model that pays each (fan, video, verb) once ------------------------------------------------------------------
-
-
-def expected_balances(did: dict[int, list[tuple[str, str]]]) -> dict[int, int]:
-    paid: Counter[int] = Counter()
-    for fan, actions in did.items():
-        for event, video in set(actions):
-            if event != "video:unlike":
-                paid[fan] += POINTS[event]
-                paid[OWNERS[video]] += CREATOR_POINTS[event]
-    return dict(paid)
-
-
-def expected_totals(did: dict[int, list[tuple[str, str]]]) -> dict[tuple[str, str], int]:
-    counted: Counter[tuple[str, str]] = Counter()
-    for actions in did.values():
-        likes: dict[str, int] = {}
-        for event, video in actions:
-            if event in ("video:like", "video:unlike"):
-                likes[video] = int(event == "video:like")
-            else:
-                counted[video, event] += 1
-        for video, liked in likes.items():
-            counted[video, "video:like"] += liked
-    return {place: total for place, total in counted.items() if total}
-
-
-async def balances(conn: asyncpg.Connection) -> dict[int, int]:
-    return dict(await conn.fetch("SELECT user_id, balance FROM accounts WHERE balance > 0"))
-
-
-async def totals(conn: asyncpg.Connection) -> dict[tuple[str, str], int]:
-    names = {1: "video:like", 2: "video:view", 3: "video:share"}
-    rows = await conn.fetch("SELECT video_id, kind, total FROM video_counters WHERE total <> 0")
-    return {(row[0], names[row[1]]): row[2] for row in rows}

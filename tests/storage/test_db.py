@@ -77,7 +77,9 @@ async def test_a_connection_that_was_cut_is_lost(dsn: str, conn: asyncpg.Connect
     victim = await connect(dsn)
     await conn.execute("SELECT pg_terminate_backend($1, 5000)", victim.get_server_pid())
     for _ in range(2):  # once as PostgreSQL tells it, once as asyncpg knows it
-        with pytest.raises((asyncpg.PostgresError, asyncpg.InterfaceError, OSError)) as error:
+        with pytest.raises(
+            (asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError, OSError)
+        ) as error:
             await victim.execute("SELECT 1")
         assert is_connection_lost(error.value), repr(error.value)
 

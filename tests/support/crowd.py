@@ -38,6 +38,7 @@ class Action:
     payload: dict[str, Any]
     done: asyncio.Event
     answers: list[dict[str, Any]] = field(default_factory=list)
+    refusals: list[dict[str, Any]] = field(default_factory=list)
 
     @property
     def action_id(self) -> str:
@@ -161,6 +162,7 @@ class CheapPhone:
                 self.faults.append(f"{action.action_id}: {answer} after {action.answers[0]}")
             return
         self.refused.append((time.monotonic() - asked_at, answer["error"]))
+        action.refusals.append(answer["error"])
         if answer["error"]["code"] in RETRYABLE:
             if not action.done.is_set():
                 asyncio.get_running_loop().call_later(0.2, self._again, action)

@@ -82,6 +82,12 @@ class Gateway:
         assert self._process is not None
         self._process.send_signal(signal.SIGTERM)
 
+    def kill(self) -> None:
+        """SIGKILL: it gets no chance to do anything."""
+        assert self._process is not None
+        self._process.kill()
+        self._process.wait()
+
     def wait(self, timeout_s: float = STOP_S) -> int:
         """The exit status; a process that outlives `timeout_s` is killed, and the test fails."""
         assert self._process is not None
