@@ -34,7 +34,7 @@ class Dispatch:
         `lenient`, for clients of a newer protocol, ignores fields that this node does not know.
         """
         route = self._routes.get(event)
-        if route is None:
+        if route is None or route.for_backends:
             raise Refusal("unknown_event", "There is no such event.")
         if len(args) > 1:
             raise Refusal("invalid_payload", "An event takes one payload.")
@@ -71,13 +71,58 @@ class Dispatch:
             )
         )
 
+    async def carry_out(self, user_id: int, event: str, payload: bytes) -> bytes:
+        """An action of a user whose door awaits: the whole acknowledgement, within five seconds.
+
+        Refuses what `decode` and `submit` refuse, and `unknown_event` for what is no action.
+        """
+        route, request, raw = self.decode(event, [msgspec.Raw(payload)], lenient=False)
+        if route.read is not None:
+            raise Refusal("unknown_event", "This event is no action.")
+        return await self._answered(
+            lambda answer, now: self.submit(
+                user_id, route, request, raw, received_at=now, order_key=None, answer=answer
+            )
+        )
+
+    async def carry_out_for(self, subject: str, event: str, payload: bytes) -> bytes:
+        """The same for a backend's action, about the user whom its request names. Backends have no rate.
+
+        Refuses `invalid_payload`, `overloaded` and `draining`.
+        """
+        self._refuse_when_draining()
+        request: Any = decode(self._decoders[event], payload)
+        return await self._answered(
+            lambda answer, now: self._lane.submit(
+                Deed(
+                    user_id=request.user_id,
+                    event=event,
+                    request=request,
+                    fingerprint=fingerprint(event, payload),
+                    received_at=now,
+                    order_key=None,
+                    answer=answer,
+                    subject=subject,
+                )
+            )
+        )
+
+    async def _answered(self, submit: Callable[[Callable[[bytes], None], float], None]) -> bytes:
+        loop = asyncio.get_running_loop()
+        answered: asyncio.Future[bytes] = loop.create_future()
+        submit(lambda ack: None if answered.done() else answered.set_result(ack), loop.time())
+        return await answered
+
     def charge(self, user_id: int, now: float) -> None:
         """Count one request of the user against their rate; refuses `rate_limited` and `draining`."""
-        if self.draining:
-            raise Refusal("draining", "This node is going away.", retry_after_ms=1000)
+        self._refuse_when_draining()
         wait_s = self._actions.take(user_id, now)
         if wait_s:
             raise Refusal("rate_limited", "Too many actions.", retry_after_ms=int(wait_s * 1000) + 1)
+
+    def _refuse_when_draining(self) -> None:
+        if self.draining:
+            raise Refusal("draining", "This node is going away.", retry_after_ms=1000)
 
 
 def _known(route: Route, payload: msgspec.Raw) -> bytes:

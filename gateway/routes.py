@@ -26,16 +26,20 @@ ENGAGEMENT: Final[dict[str, type[msgspec.Struct]]] = {
     "video:share": ShareRequest,
 }
 
+# Backends' actions: the path that takes each. None yet.
+PATHS_FOR_BACKENDS: Final[dict[str, str]] = {}
+
 # (the asking Session, the request): the answer, or where it takes the database a promise of it
 Read = Callable[[Any, Any], Message | Awaitable[Message]]
 
 
 class Route(NamedTuple):
-    """How one event is decoded and answered; an action has no `read`."""
+    """How one event is decoded and answered; an action has no `read`. Backends' own come over HTTP alone."""
 
     event: str
     request: type[msgspec.Struct]
     read: Read | None
+    for_backends: bool = False
 
 
 def routes(*, wallet: WalletHandler, inbox: InboxHandler, visits: Visits) -> dict[str, Route]:

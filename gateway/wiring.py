@@ -28,6 +28,7 @@ from gateway.console.demo import Demo
 from gateway.dispatch import Dispatch
 from gateway.history import History
 from gateway.http.accounts import account_routes
+from gateway.http.actions import action_routes
 from gateway.http.directory import directory_routes
 from gateway.http.door import MAX_BODY_BYTES, Door
 from gateway.http.events import event_routes
@@ -36,7 +37,7 @@ from gateway.http.log import server_log
 from gateway.http.problems import answer_problems
 from gateway.lane import Lane
 from gateway.limits import TokenBuckets
-from gateway.routes import ENGAGEMENT, Visits, routes
+from gateway.routes import ENGAGEMENT, PATHS_FOR_BACKENDS, Visits, routes
 from gateway.settings import Settings
 from gateway.socket.app import ClientApp
 from gateway.socket.arrivals import Arrivals, Departures
@@ -50,6 +51,7 @@ from handlers.engagement.handler import EngagementHandler
 from handlers.engagement.settler import Settler
 from handlers.inbox.envelope import render
 from handlers.inbox.handler import InboxHandler
+from handlers.keys import Outcomes
 from handlers.live.handler import LiveHandler
 from handlers.wallet.handler import WalletHandler
 from storage import requests
@@ -128,7 +130,16 @@ class Node:
         )
         door = Door(verifier=authenticator, is_suspended=directory.is_suspended)
         app.add_routes(directory_routes(door, directory))
-        app.add_routes(account_routes(door, wallet=wallet, inbox=inbox))
+        app.add_routes(
+            action_routes(
+                door,
+                actions=self._dispatch,
+                fetch_outcome=Outcomes(pool=self._pool).fetch,
+                know_user=directory.know_user,
+                for_backends=PATHS_FOR_BACKENDS,
+            )
+        )
+        app.add_routes(account_routes(door, wallet=wallet, inbox=inbox, know_user=directory.know_user))
         app.add_routes(event_routes(door, LiveHandler(pool=self._pool, publish=self._publisher.topic)))
         app.add_routes(health_routes(check=self._problems, is_draining=lambda: self._dispatch.draining))
         if demo:

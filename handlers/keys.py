@@ -6,14 +6,18 @@ from collections.abc import Sequence
 from datetime import datetime
 from typing import TYPE_CHECKING
 
+from handlers.caller import Caller
 from handlers.deed import Deed
 from handlers.errors import Refusal
 from storage import requests
-from storage.requests import StoredRequest
+from storage.pool import session
+from storage.requests import StoredRequest, Taken
 from storage.statement import Write
 
 if TYPE_CHECKING:
     from asyncpg import Connection
+
+    from storage.pool import Pool
 
 Key = tuple[int | str, str]  # whose it is (a user's id, a backend's subject), actionId
 
@@ -68,6 +72,26 @@ class Keys:
     def writes(self) -> list[Write]:
         """The writes that store the keys taken."""
         return requests.insert_requests(self._new, lasting=self._lasting)
+
+
+class Outcomes:
+    """`GET /v1/actions/{actionId}`: what came of an action that its caller lost sight of."""
+
+    def __init__(self, *, pool: Pool) -> None:
+        self._pool = pool
+
+    async def fetch(self, caller: Caller, action_id: str) -> bytes:
+        """The kept acknowledgement as it was first given; Refusal `not_found` where the key is not taken."""
+        async with session(self._pool) as conn:
+            taken: Taken = {}
+            if caller.user_id is not None:
+                taken = await requests.list_taken(conn, [(caller.user_id, action_id)])
+            if not taken and caller.is_backend:
+                taken = await requests.list_taken_by_backends(conn, [(caller.subject, action_id)])
+        if not taken:
+            raise Refusal("not_found", "No outcome of such an action is kept.", field="actionId")
+        ((_, outcome),) = taken.values()
+        return outcome
 
 
 def replayed(outcome: bytes) -> bytes:

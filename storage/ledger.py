@@ -79,14 +79,18 @@ async def list_balances(conn: Connection, user_id: int, currency: str | None) ->
 
 
 LIST_ENTRIES = f"""
-SELECT {COLUMNS}, status, coalesce(transfer_id, id) AS transfer_id FROM wallet_transactions
-WHERE user_id = $1 AND seq < $2 AND ($3::text IS NULL OR currency = $3) ORDER BY seq DESC LIMIT $4
+SELECT h.seq, e.* FROM heads h LEFT JOIN LATERAL (
+    SELECT {COLUMNS}, status, coalesce(transfer_id, id) AS transfer_id FROM wallet_transactions
+    WHERE user_id = h.user_id AND seq < $2 AND ($3::text IS NULL OR currency = $3) ORDER BY seq DESC LIMIT $4
+) e ON true WHERE h.user_id = $1 ORDER BY e.seq DESC
 """
 
 
 async def list_entries(
     conn: Connection, user_id: int, before_seq: int, currency: str | None, limit: int
-) -> list[tuple[Entry, str, UUID]]:
-    """(entry, status, transfer id), newest first: `seq` and `n` of one account rise together."""
+) -> tuple[list[tuple[Entry, str, UUID]], int]:
+    """([(entry, status, transfer id)], the user's seq in the same snapshot), newest first: `seq` and `n` of one account
+    rise together."""
     rows = await conn.fetch(LIST_ENTRIES, user_id, before_seq, currency, limit)
-    return [(Entry(*row[:13]), row[13], row[14]) for row in rows]
+    entries = [(Entry(*row[1:14]), row[14], row[15]) for row in rows if row[1] is not None]
+    return entries, rows[0][0] if rows else 0

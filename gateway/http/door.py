@@ -11,7 +11,7 @@ import msgspec
 from aiohttp import web
 
 from gateway.auth import AuthError, Claims
-from gateway.http.problems import problem
+from gateway.http.problems import problem_of_ack
 from gateway.payloads import decode
 from handlers.caller import Caller
 from handlers.errors import Refusal
@@ -23,6 +23,7 @@ BODY_PATIENCE_S: Final = 10.0
 DEED_PATIENCE_S: Final = 2.5
 
 _BEARER: Final = re.compile(r"bearer +(\S+) *", re.IGNORECASE)
+_GOOD: Final = b'{"ok":true'
 _USER_ID: Final = re.compile(r"[1-9][0-9]{0,15}")
 
 B = TypeVar("B")
@@ -65,12 +66,14 @@ class Visit(NamedTuple):
 class Reply(NamedTuple):
     """What a deed answers: the bare object, and the reader's inbox head where it is their own state."""
 
-    body: Message
+    body: Message | bytes  # bytes: JSON already
     inbox_seq: int | None = None
+    status: int = 200
 
 
 Deed = Callable[[Visit], Awaitable[Reply]]
 DeedWithBody = Callable[[Visit, B], Awaitable[Reply]]
+Act = Callable[[Visit, bytes], Awaitable[bytes]]  # an action's payload -> its whole acknowledgement
 HttpHandler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
@@ -92,14 +95,27 @@ class Door:
 
         return handle
 
+    def acts(self, act: Act, *, backends_only: bool = False) -> HttpHandler:
+        """A route whose JSON body is an action's payload: decoded, timed and answered by the lane."""
+
+        async def handle(request: web.Request) -> web.StreamResponse:
+            claims = self._authenticate(request, backends_only)
+            _require_json(request)
+            body = await _read_body(request)
+            async with asyncio.timeout(DEED_PATIENCE_S):
+                await self._refuse_suspended(claims)
+            ack = await act(Visit(request, claims), body)
+            return _response(Reply(ack)) if ack.startswith(_GOOD) else problem_of_ack(ack)
+
+        return handle
+
     def writes(self, deed: DeedWithBody[B], body_type: type[B], *, backends_only: bool = False) -> HttpHandler:
         """A route with a JSON body of exactly this type."""
         decoder = msgspec.json.Decoder(body_type)
 
         async def handle(request: web.Request) -> web.StreamResponse:
             claims = self._authenticate(request, backends_only)
-            if request.content_type != "application/json" or "Content-Encoding" in request.headers:
-                return problem(Refusal("invalid_payload", "The body must be plain application/json."), status=415)
+            _require_json(request)
             body = decode(decoder, await _read_body(request))
             async with asyncio.timeout(DEED_PATIENCE_S):
                 await self._refuse_suspended(claims)
@@ -124,6 +140,11 @@ class Door:
             raise Refusal("forbidden", "This user is suspended.")
 
 
+def _require_json(request: web.Request) -> None:
+    if request.content_type != "application/json" or "Content-Encoding" in request.headers:
+        raise web.HTTPUnsupportedMediaType
+
+
 async def _read_body(request: web.Request) -> bytes:
     """The whole body; aiohttp raises its own 413 above the application's `client_max_size`."""
     try:
@@ -137,4 +158,5 @@ async def _read_body(request: web.Request) -> bytes:
 
 def _response(reply: Reply) -> web.Response:
     headers = {} if reply.inbox_seq is None else {"X-Inbox-Seq": str(reply.inbox_seq)}
-    return web.Response(body=encode(reply.body), content_type="application/json", headers=headers)
+    body = reply.body if isinstance(reply.body, bytes) else encode(reply.body)
+    return web.Response(status=reply.status, body=body, content_type="application/json", headers=headers)

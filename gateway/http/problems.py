@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from http import HTTPStatus
 from typing import Final, Literal
 
+import msgspec
 import structlog
 from aiohttp import web
 from aiohttp.typedefs import Handler
@@ -33,28 +34,43 @@ class Problem(ErrorBody, kw_only=True):
     title: str
     status: int
     detail: str
+    replayed: bool = False
+
+
+class _Refused(msgspec.Struct):
+    """An acknowledgement that refuses."""
+
+    error: ErrorBody
+    replayed: bool = False
+
+
+_REFUSED = msgspec.json.Decoder(_Refused)
 
 
 def problem(refusal: Refusal, *, status: int | None = None, headers: Mapping[str, str] | None = None) -> web.Response:
     """The refusal as a response; its code gives the status unless HTTP has a better one."""
-    status = status or HTTP_STATUS[refusal.code]
-    body = refusal.body()
-    all_headers = dict(headers or {})
+    return _response(refusal.body(), status or HTTP_STATUS[refusal.code], headers or {})
+
+
+def problem_of_ack(ack: bytes) -> web.Response:
+    """The lane's refusal of an action as a response."""
+    refused = _REFUSED.decode(ack)
+    return _response(refused.error, HTTP_STATUS[refused.error.code], {}, replayed=refused.replayed)
+
+
+def _response(error: ErrorBody, status: int, headers: Mapping[str, str], *, replayed: bool = False) -> web.Response:
+    all_headers = dict(headers)
     if status == HTTPStatus.UNAUTHORIZED:
         all_headers["WWW-Authenticate"] = "Bearer"
-    if body.retry_after_ms is not None:
-        all_headers["Retry-After"] = str(-(-body.retry_after_ms // 1000))  # whole seconds, rounded up
+    if error.retry_after_ms is not None:
+        all_headers["Retry-After"] = str(-(-error.retry_after_ms // 1000))  # whole seconds, rounded up
     document = Problem(
+        **msgspec.structs.asdict(error),
         type="about:blank",
         title=HTTPStatus(status).phrase,
         status=status,
-        detail=body.message,
-        code=body.code,
-        message=body.message,
-        retryable=body.retryable,
-        retry_after_ms=body.retry_after_ms,
-        field=body.field,
-        outcome=body.outcome,
+        detail=error.message,
+        replayed=replayed,
     )
     return web.Response(
         status=status, body=encode(document), content_type="application/problem+json", headers=all_headers

@@ -57,14 +57,16 @@ class DirectoryHandler:
         """
         if caller.user_id is None:
             raise Refusal("not_found", "This token is no user's.")
+        await self.know_user(caller, username)
+        return await self.get_user(caller.user_id)
+
+    async def know_user(self, caller: Caller, username: str | None) -> None:
+        """See to it that the caller, who has a user's id, is a user. Refusals as of `get_me`."""
+        assert caller.user_id is not None
         async with transaction(self._pool) as conn:
-            stored = await users.fetch_user(conn, caller.user_id)
-            if stored is None:
+            if await users.fetch_status(conn, caller.user_id) is None:
                 self._refuse_stranger(caller)
                 await users.insert_unknown_users(conn, [caller.user_id], [username])
-                stored = await users.fetch_user(conn, caller.user_id)
-                assert stored is not None, "inserted above, or by somebody who committed first"
-        return _user_view(stored), stored.inbox_seq
 
     async def is_suspended(self, user_id: int) -> bool:
         """True where the user exists and may do nothing."""

@@ -43,12 +43,16 @@ class WalletHandler:
 
     async def history(self, user_id: int, request: HistoryRequest) -> HistoryAck:
         """A page of entries, newest first; the cursor is the last one's `seq`."""
+        return (await self.get_history(user_id, request))[0]
+
+    async def get_history(self, user_id: int, request: HistoryRequest) -> tuple[HistoryAck, int]:
+        """The page and the inbox's `seq` in the same snapshot."""
         before = int(request.cursor) if request.cursor is not None else _FROM_THE_NEWEST
         async with session(self._pool) as conn:
-            rows = await ledger.list_entries(conn, user_id, before, request.currency, request.limit + 1)
+            rows, seq = await ledger.list_entries(conn, user_id, before, request.currency, request.limit + 1)
         page = rows[: request.limit]
         cursor = str(page[-1][0].seq) if len(rows) > request.limit else None
-        return HistoryAck([_transaction(*row) for row in page], cursor)
+        return HistoryAck([_transaction(*row) for row in page], cursor), seq
 
 
 def _transaction(entry: Entry, status: str, transfer_id: UUID) -> Transaction:

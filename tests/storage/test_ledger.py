@@ -69,7 +69,7 @@ async def entries_of(
     """All entries, newest first, page by page as `wallet:history` asks for them."""
     found: list[Entry] = []
     before = FROM_THE_NEWEST
-    while rows := await ledger.list_entries(conn, user_id, before, currency, page):
+    while rows := (await ledger.list_entries(conn, user_id, before, currency, page))[0]:
         assert len(rows) <= page
         found += [row[0] for row in rows]
         before = found[-1].seq
@@ -99,10 +99,8 @@ async def test_an_entry_comes_back_as_it_was_posted(conn: asyncpg.Connection) ->
     first = entry(150, metadata='{"count": 1.10, "b":  "\\u00e9",\n "a": [] }')
     second = Entry(1, 2, "LYK", 2, uuid4(), "penalty", -50, 150, 100, "platform:fees", "Spam \U0001f642", "{}", NOW)
     await post(conn, [first, second])
-    assert await ledger.list_entries(conn, 1, FROM_THE_NEWEST, None, 10) == [
-        (second, "completed", second.id),
-        (first, "completed", first.id),
-    ]
+    listed = [(second, "completed", second.id), (first, "completed", first.id)]
+    assert await ledger.list_entries(conn, 1, FROM_THE_NEWEST, None, 10) == (listed, 2)
     assert await balance(conn) == (100, 2)
 
 
@@ -230,5 +228,6 @@ async def test_a_balance_and_its_seq_are_of_one_snapshot(conn: asyncpg.Connectio
 async def test_a_page_begins_before_the_cursor_and_ends_at_the_limit(conn: asyncpg.Connection) -> None:
     await post(conn, [entry(1, seq=number, n=number, before=number - 1) for number in range(1, 6)])
     for before, limit, seqs in ((6, 2, [5, 4]), (4, 2, [3, 2]), (2, 2, [1]), (1, 2, []), (5, 9, [4, 3, 2, 1])):
-        assert [row[0].seq for row in await ledger.list_entries(conn, 1, before, None, limit)] == seqs
-    assert await ledger.list_entries(conn, 2, FROM_THE_NEWEST, None, 9) == []
+        rows, seq = await ledger.list_entries(conn, 1, before, None, limit)
+        assert ([row[0].seq for row in rows], seq) == (seqs, 5)
+    assert await ledger.list_entries(conn, 2, FROM_THE_NEWEST, None, 9) == ([], 0)

@@ -40,10 +40,16 @@ class Balances(Message):
 class Accounts:
     """Stands for wallet and inbox, which have tests of their own."""
 
-    async def get_balances(self, user_id: int) -> tuple[Message, int]:
+    async def get_balances(self, user_id: int, currency: str | None = None) -> tuple[Message, int]:
         if user_id == 404:
             raise Refusal("not_found", "There is no such user.", field="userId")
         return Balances([{"currency": "LYK", "balance": 0.1, "reserved": 0}]), 12
+
+    async def get_history(self, user_id: int, request: Any) -> tuple[Message, int]:
+        return Balances([]), 12
+
+    async def fetch(self, user_id: int, request: Any) -> Any:
+        raise AssertionError("not asked here")
 
     async def get_state(self, user_id: int) -> Message:
         return Balances([])
@@ -83,7 +89,7 @@ async def serving(pool: Any, *, extra: Callable[[Door], list[web.RouteDef]] = la
         return site.problems
 
     app.add_routes(directory_routes(door, directory))
-    app.add_routes(account_routes(door, wallet=accounts, inbox=accounts))
+    app.add_routes(account_routes(door, wallet=accounts, inbox=accounts, know_user=directory.know_user))
     app.add_routes(event_routes(door, LiveHandler(pool=pool, publish=lambda *sent: published.append(sent))))
     app.add_routes(health_routes(check=check, is_draining=lambda: site.is_draining))
     app.add_routes(extra(door))
