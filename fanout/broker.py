@@ -1,13 +1,13 @@
 """Broker: what nodes tell each other. Hints for speed only; the inbox and presence are the truth.
 
 Anything said may get lost, come twice or late. Events of users are covered by the comparison of heads, replaced
-devices by `Presence.newer`, topics are ephemeral. So announcing never waits, never fails and never grows without
-bound, and no receiver may conclude anything from silence.
+devices by `Presence.newer`, topics and what is published to users are ephemeral. So announcing never waits, never
+fails and never grows without bound, and no receiver may conclude anything from silence.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -22,6 +22,8 @@ class Listeners:
     """Hints were lost, or are too many to tell one by one: compare the heads of all connected users now."""
     on_topic: Callable[[str, bytes], None]
     """(topic, envelope JSON)"""
+    on_users: Callable[[Sequence[int], bytes], None]
+    """(users, envelope JSON): an ephemeral event for those of them who are connected here."""
     on_replaced: Callable[[int, str, int], None]
     """(user, device, generation): the device has connected elsewhere as `generation`."""
 
@@ -42,6 +44,9 @@ class Broker(Protocol):
     def publish_topic(self, topic: str, envelope: bytes) -> None:
         """A live-topic message as envelope JSON, of any size. Big and small ones may overtake each other."""
 
+    def publish_users(self, user_ids: Sequence[int], envelope: bytes) -> None:
+        """An ephemeral event for users as envelope JSON, of any size and for any number. As with topics."""
+
     def announce_replaced(self, user_id: int, device_id: str, generation: int) -> None:
         """A device has connected here."""
 
@@ -56,5 +61,7 @@ class MemoryBroker:
     def announce_heads(self, heads: list[tuple[int, int]]) -> None: ...
 
     def publish_topic(self, topic: str, envelope: bytes) -> None: ...
+
+    def publish_users(self, user_ids: Sequence[int], envelope: bytes) -> None: ...
 
     def announce_replaced(self, user_id: int, device_id: str, generation: int) -> None: ...

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Sequence
 
 import asyncpg
 
@@ -78,6 +79,10 @@ class PostgresBroker:
 
     def publish_topic(self, topic: str, envelope: bytes) -> None:
         self._gathered.add_topic(topic, envelope)
+        self._to_say.set()
+
+    def publish_users(self, user_ids: Sequence[int], envelope: bytes) -> None:
+        self._gathered.add_users(user_ids, envelope)
         self._to_say.set()
 
     def announce_replaced(self, user_id: int, device_id: str, generation: int) -> None:

@@ -13,8 +13,9 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 
+from fanout.counts import DeliveryCounts
 from fanout.cursor import NOT_STARTED, Cursor, Sink
 from fanout.hub import Hub
 from fanout.tasks import Backoff, Spawn
@@ -45,6 +46,7 @@ class Delivery:
         self._spawn = spawn
         self._page = page
         self._reads_fail = False
+        self.counts = DeliveryCounts()
 
     # A connection's life
 
@@ -66,6 +68,7 @@ class Delivery:
         cursor.target = head
         cursor.head = max(cursor.head, head)
         cursor.on_resumed = on_resumed
+        self.counts.resume(max(head - at, 0))
         if at >= head:
             self._catch_up_from_memory(cursor)
             cursor.live = cursor.resumed and not cursor.gone
@@ -88,6 +91,7 @@ class Delivery:
             if found.live and seq == found.at + 1 and not found.sink.congested:
                 found.at = seq
                 found.sink.write(self._frame_of(envelope))
+                self.counts.live += 1
             else:
                 self._deliver_late(found, seq, envelope)
             return
@@ -146,11 +150,29 @@ class Delivery:
         """One frame for all subscribers here. Withheld before `resumed`, dropped for congested sinks."""
         members = tuple(self._hub.members(topic))  # a copy: a write may end a connection
         frame = self._frame_of(envelope) if members else b""
+        dropped = 0
         for cursor in members:
             if cursor.resumed:
                 sink = cursor.sink
                 if not sink.congested:
                     sink.write(frame)
+                    continue
+            dropped += 1
+        self.counts.topic += len(members) - dropped
+        self.counts.dropped += dropped
+
+    def tell_users(self, user_ids: Sequence[int], envelope: bytes) -> None:
+        """An ephemeral event, one frame for all connections of these users here. Withheld before `resumed`, dropped for
+        congested sinks: nothing waits for anybody."""
+        frame = None
+        for user_id in user_ids:
+            for cursor in self._hub.cursors_of(user_id):
+                if cursor.resumed and not cursor.sink.congested:
+                    frame = frame or self._frame_of(envelope)
+                    cursor.sink.write(frame)
+                    self.counts.users += 1
+                else:
+                    self.counts.dropped += 1
 
     # Ending connections
 
@@ -181,6 +203,7 @@ class Delivery:
                 frame = frame or self._frame_of(envelope)
                 cursor.at = seq
                 cursor.sink.write(frame)
+                self.counts.live += 1
             else:
                 self._deliver_late(cursor, seq, envelope)
 
@@ -199,6 +222,7 @@ class Delivery:
             return
         if cursor.at < cursor.goal():
             cursor.pumping, cursor.live = True, False
+            self.counts.pumps += 1
             self._spawn(self._pump(cursor))
 
     async def _pump(self, cursor: Cursor) -> None:
@@ -266,6 +290,7 @@ class Delivery:
 
     def _write(self, cursor: Cursor, seq: int, envelope: bytes) -> int:
         cursor.at = seq
+        self.counts.replayed += 1
         frame = self._frame_of(envelope)
         cursor.sink.write(frame)
         return len(frame)

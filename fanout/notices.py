@@ -8,6 +8,7 @@ notices of a transaction.
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Sequence
 from itertools import count
 
 import msgspec
@@ -17,8 +18,9 @@ from fanout.broker import Listeners
 PAYLOAD_MAX = 7_999  # bytes: PostgreSQL refuses 8,000 and more
 HEADS_PER_NOTICE = 200  # a pair takes at most 16 + 16 digits and four signs, so 200 stay below PAYLOAD_MAX
 HEADS_MAX = 400  # more at once are told as "compare": every node would walk most of them in vain
-TOPICS_MAX = 1_000  # messages that wait to be sent; the oldest go first
-TOPIC_BYTES_MAX = 8_388_608  # bytes of them
+EPHEMERAL_MAX = 1_000  # messages to topics and users that wait to be sent; the oldest go first
+EPHEMERAL_BYTES_MAX = 8_388_608  # bytes of them
+ID_BYTES = 17  # of a user's id in a list, at most
 REPLACED_MAX = 1_000
 
 
@@ -35,6 +37,11 @@ class Topic(msgspec.Struct, frozen=True, array_like=True, tag="topic"):
     envelope: msgspec.Raw
 
 
+class Users(msgspec.Struct, frozen=True, array_like=True, tag="users"):
+    user_ids: list[int]
+    envelope: msgspec.Raw
+
+
 class Replaced(msgspec.Struct, frozen=True, array_like=True, tag="replaced"):
     user_id: int
     device_id: str
@@ -47,7 +54,7 @@ class Large(msgspec.Struct, frozen=True, array_like=True, tag="large"):
     id: int
 
 
-Notice = Heads | Compare | Topic | Replaced | Large
+Notice = Heads | Compare | Topic | Users | Replaced | Large
 
 
 class Wording:
@@ -84,23 +91,25 @@ def tell(notice: Notice, listeners: Listeners) -> None:
             listeners.on_compare()
         case Topic(topic, envelope):
             listeners.on_topic(topic, bytes(envelope))
+        case Users(user_ids, envelope):
+            listeners.on_users(user_ids, bytes(envelope))
         case Replaced(user_id, device_id, generation):
             listeners.on_replaced(user_id, device_id, generation)
 
 
 class Gathered:
-    """What waits to be said. Bounded: many heads become one `Compare`, and the oldest topic messages and replaced
+    """What waits to be said. Bounded: many heads become one `Compare`, and the oldest ephemeral messages and replaced
     devices give way."""
 
     def __init__(self) -> None:
         self._heads: dict[int, int] = {}
         self._compare = False
-        self._topics: deque[Topic] = deque()
-        self._topic_bytes = 0
+        self._ephemeral: deque[Topic | Users] = deque()
+        self._ephemeral_bytes = 0
         self._replaced: dict[tuple[int, str], int] = {}
 
     def __bool__(self) -> bool:
-        return bool(self._heads or self._compare or self._topics or self._replaced)
+        return bool(self._heads or self._compare or self._ephemeral or self._replaced)
 
     def add_heads(self, heads: list[tuple[int, int]]) -> None:
         if self._compare:
@@ -115,10 +124,17 @@ class Gathered:
         self._heads = {}
 
     def add_topic(self, topic: str, envelope: bytes) -> None:
-        self._topics.append(Topic(topic, msgspec.Raw(envelope)))
-        self._topic_bytes += len(envelope)
-        while len(self._topics) > TOPICS_MAX or self._topic_bytes > TOPIC_BYTES_MAX:
-            self._topic_bytes -= len(bytes(self._topics.popleft().envelope))
+        self._add_ephemeral(Topic(topic, msgspec.Raw(envelope)))
+
+    def add_users(self, user_ids: Sequence[int], envelope: bytes) -> None:
+        if user_ids:
+            self._add_ephemeral(Users(list(user_ids), msgspec.Raw(envelope)))
+
+    def _add_ephemeral(self, message: Topic | Users) -> None:
+        self._ephemeral.append(message)
+        self._ephemeral_bytes += _size(message)
+        while len(self._ephemeral) > EPHEMERAL_MAX or self._ephemeral_bytes > EPHEMERAL_BYTES_MAX:
+            self._ephemeral_bytes -= _size(self._ephemeral.popleft())
 
     def add_replaced(self, user_id: int, device_id: str, generation: int) -> None:
         known = self._replaced.pop((user_id, device_id), 0)
@@ -132,5 +148,10 @@ class Gathered:
         pairs = list(self._heads.items())
         said += [Heads(pairs[i : i + HEADS_PER_NOTICE]) for i in range(0, len(pairs), HEADS_PER_NOTICE)]
         said += [Replaced(user, device, generation) for (user, device), generation in self._replaced.items()]
-        said += self._topics
+        said += self._ephemeral
         return said
+
+
+def _size(message: Topic | Users) -> int:
+    users = ID_BYTES * len(message.user_ids) if isinstance(message, Users) else 0
+    return len(bytes(message.envelope)) + users

@@ -58,7 +58,9 @@ NEWER = """
                           AND c.device_id = given.device_id
         WHERE given.device_id <> ''
     ) AS found GROUP BY user_id, device_id"""
-DEVICES_OF = "SELECT device_id FROM connections WHERE user_id = $1 ORDER BY generation"
+DEVICES_OF = """
+    SELECT c.device_id FROM connections c JOIN nodes n ON n.node = c.node
+    WHERE c.user_id = $1 AND n.lease_until > clock_timestamp() ORDER BY c.generation"""
 
 log = logging.getLogger(__name__)
 

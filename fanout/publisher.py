@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
 from fanout.broker import Broker, Listeners
+from fanout.counts import BrokerCounts
 from fanout.delivery import Delivery
 from fanout.hub import Hub
 from fanout.presence import Presence
@@ -41,10 +42,17 @@ class Publisher:
         self._render = render
         self._compare_soon = compare_soon
         self._broker: Broker
+        self.counts = BrokerCounts()
 
     def listeners(self) -> Listeners:
         """What this node does when another one says something: hand them to the broker, and that to `join`."""
-        return Listeners(self._hear_heads, self._compare_soon, self._delivery.publish_topic, self._delivery.replace)
+        return Listeners(
+            on_heads=self._hear_heads,
+            on_compare=self._hear_compare,
+            on_topic=self._hear_topic,
+            on_users=self._hear_users,
+            on_replaced=self._hear_replaced,
+        )
 
     def join(self, broker: Broker) -> None:
         """The broker is there."""
@@ -57,20 +65,47 @@ class Publisher:
                 self._delivery.deliver(event.user_id, event.seq, self._render(event.row))
         if events and self._presence.other_nodes():
             self._broker.announce_heads([(event.user_id, event.seq) for event in events])
+            self.counts.said["heads"] += len(events)
 
     def topic(self, topic: str, envelope: bytes) -> None:
         """A message of a live topic, as the envelope's JSON."""
         self._delivery.publish_topic(topic, envelope)
         if self._presence.other_nodes():
             self._broker.publish_topic(topic, envelope)
+            self.counts.said["topic"] += 1
+
+    def users(self, user_ids: Sequence[int], envelope: bytes) -> None:
+        """An ephemeral event for users, as the envelope's JSON: to all their connections, on every node."""
+        self._delivery.tell_users(user_ids, envelope)
+        if self._presence.other_nodes():
+            self._broker.publish_users(user_ids, envelope)
+            self.counts.said["users"] += 1
 
     def replaced(self, user_id: int, device_id: str, generation: int) -> None:
         """A device has connected here as `generation`: its older connections, wherever they are, end."""
         self._delivery.replace(user_id, device_id, generation)
         if self._presence.other_nodes():
             self._broker.announce_replaced(user_id, device_id, generation)
+            self.counts.said["replaced"] += 1
 
     def _hear_heads(self, heads: list[tuple[int, int]]) -> None:
+        self.counts.heard["heads"] += len(heads)
         for user_id, seq in heads:
             if user_id in self._users:
                 self._delivery.raise_head(user_id, seq)
+
+    def _hear_compare(self) -> None:
+        self.counts.heard["compare"] += 1
+        self._compare_soon()
+
+    def _hear_topic(self, topic: str, envelope: bytes) -> None:
+        self.counts.heard["topic"] += 1
+        self._delivery.publish_topic(topic, envelope)
+
+    def _hear_users(self, user_ids: Sequence[int], envelope: bytes) -> None:
+        self.counts.heard["users"] += 1
+        self._delivery.tell_users(user_ids, envelope)
+
+    def _hear_replaced(self, user_id: int, device_id: str, generation: int) -> None:
+        self.counts.heard["replaced"] += 1
+        self._delivery.replace(user_id, device_id, generation)

@@ -8,7 +8,7 @@ import os
 import sys
 import time
 import uuid
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Annotated, Any, Final
@@ -20,6 +20,7 @@ import typer
 import uvloop
 
 from gateway.settings import BadSettings, Settings, load, redacted, require_secret
+from handlers.errors import Refusal
 from storage.binaries import NoPostgres
 from storage.db import connect, is_connection_lost
 from storage.embedded import EmbeddedFailed, EmbeddedPostgres, running_dsn
@@ -28,6 +29,7 @@ from storage.folder import DataFolder, FolderBusy
 from storage.migrate import SchemaBehind, ensure_current, migrate
 
 BAD_CONFIGURATION: Final = 78  # EX_CONFIG of sysexits.h
+MOST_COUNTED: Final = 1_000_000_000
 
 Config = Annotated[Path | None, typer.Option(help="A TOML file with settings.", dir_okay=False)]
 DataDir = Annotated[Path | None, typer.Option(help="Folder of the embedded database and its secrets.", file_okay=False)]
@@ -70,6 +72,8 @@ def token(
     """Print a token that a server of this folder or configuration accepts."""
     settings = _settings(config, data_dir)
     require_secret(settings)
+    if not (settings.auth.secret or settings.is_embedded):
+        raise CommandFailed("auth.secret is not set: tokens come from whoever has the keys of auth.jwks_url")
     secret = settings.auth.secret or DataFolder(settings.data_path).known_signing_secret()
     if secret is None:
         raise CommandFailed(f"there is no secret in {settings.data_path} yet: start `applause serve` there first")
@@ -84,6 +88,54 @@ def audit(data_dir: DataDir = None, config: Config = None) -> None:
     if findings:
         raise CommandFailed(f"the audit found {len(findings)} fault{'s' if len(findings) > 1 else ''}")
     typer.echo("the audit found no fault")
+
+
+def awards_list(data_dir: DataDir = None, config: Config = None) -> None:
+    """Print what actions pay, and from which follow count on."""
+    _echo_lines(uvloop.run(_awards(_settings(config, data_dir), lambda awards, conn: awards.list_lines(conn))))
+
+
+def awards_set(
+    action: Annotated[str, typer.Argument(metavar="ACTION", help="Such as video_liked.")],
+    points: Annotated[str, typer.Option(help="What it pays, with at most two decimals.")],
+    threshold: Annotated[
+        int | None, typer.Option(help="The follow count from which it pays.", min=0, max=MOST_COUNTED)
+    ] = None,
+    daily_cap: Annotated[
+        int | None,
+        typer.Option(help="How often it pays in a day, where it does more than once.", min=0, max=MOST_COUNTED),
+    ] = None,
+    data_dir: DataDir = None,
+    config: Config = None,
+) -> None:
+    """Change what an action pays. Nodes that run take it over within a second; what is left out stays as it is."""
+    settings = _settings(config, data_dir)
+    terms = {"points": points, "threshold": threshold, "daily_cap": daily_cap}
+    try:
+        line = uvloop.run(
+            _awards(
+                settings,
+                lambda awards, conn: awards.set_award(conn, action, **terms, max_amount=settings.wallet.max_amount),
+            )
+        )
+    except Refusal as refusal:
+        raise CommandFailed(refusal.message) from None
+    except ValueError as error:
+        raise typer.BadParameter(str(error), param_hint="--points") from None
+    typer.echo(line)
+
+
+def awards_history(
+    action: Annotated[str, typer.Argument(metavar="ACTION", help="Such as video_liked.")],
+    data_dir: DataDir = None,
+    config: Config = None,
+) -> None:
+    """Print what an action has paid, the newest first, with who changed it and when."""
+    settings = _settings(config, data_dir)
+    lines = uvloop.run(_awards(settings, lambda awards, conn: awards.history_lines(conn, action)))
+    if not lines:
+        raise CommandFailed("There is no award for such an action.")
+    _echo_lines(lines)
 
 
 def check_config(data_dir: DataDir = None, config: Config = None) -> None:
@@ -125,6 +177,11 @@ def build() -> typer.Typer:
     }
     for name, command in commands.items():
         app.command(name)(command)
+    awards = typer.Typer(help="What actions pay.", no_args_is_help=True)
+    awards.command("list")(awards_list)
+    awards.command("set")(awards_set)
+    awards.command("history")(awards_history)
+    app.add_typer(awards, name="awards")
     passed_on = {"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": []}
     app.command("loadtest", context_settings=passed_on)(loadtest)
     return app
@@ -144,6 +201,11 @@ def main() -> None:
         raise SystemExit(_complain(error, 1)) from None
 
 
+def _echo_lines(lines: list[str]) -> None:
+    for line in lines:
+        typer.echo(line)
+
+
 def _complain(error: Exception, status: int) -> int:
     typer.echo(f"applause: {error or type(error).__name__}", err=True)
     return status
@@ -156,7 +218,9 @@ def _settings(config: Path | None, data_dir: Path | None, **server: Any) -> Sett
 
 def _serve(settings: Settings, *, demo: bool) -> None:
     require_secret(settings)
-    if not settings.auth.secret:
+    if not settings.auth.secret and not settings.is_embedded and demo:
+        raise BadSettings(["auth.secret: needed by the demo, which signs the tokens of its people"])
+    if not settings.auth.secret and settings.is_embedded:
         auth = msgspec.structs.replace(settings.auth, secret=DataFolder(settings.data_path).signing_secret())
         settings = msgspec.structs.replace(settings, auth=auth)
     process = importlib.import_module("gateway.process")  # it imports everything, which the other commands don't need
@@ -182,12 +246,25 @@ async def _migrate(settings: Settings, new_epoch: bool) -> None:
 
 
 async def _audit(settings: Settings) -> list[Any]:
+    async with _current_database(settings) as conn:
+        findings: list[Any] = await importlib.import_module("storage.audit").audit(conn)
+        return findings
+
+
+async def _awards(settings: Settings, ask: Callable[[Any, asyncpg.Connection], Awaitable[Any]]) -> Any:
+    """What `ask` gets of gateway.awards, imported here, since the other commands don't need it."""
+    async with _current_database(settings) as conn:
+        return await ask(importlib.import_module("gateway.awards"), conn)
+
+
+@asynccontextmanager
+async def _current_database(settings: Settings) -> AsyncIterator[asyncpg.Connection]:
+    """A connection to a database that is there, with this version's schema."""
     if settings.is_embedded and not DataFolder(settings.data_path).postgres.exists():
         raise CommandFailed(f"there is no database in {settings.data_path}")
     async with _database(settings) as conn:
         await ensure_current(conn)
-        findings: list[Any] = await importlib.import_module("storage.audit").audit(conn)
-        return findings
+        yield conn
 
 
 @asynccontextmanager

@@ -8,8 +8,11 @@ from typing import TYPE_CHECKING, Final
 
 import structlog
 
+from handlers.catalogue.current import CurrentAwards
 from handlers.deed import Delivered
 from handlers.engagement.settler import Settler
+from handlers.events.applier import Applier
+from handlers.inbox.retention import Retention
 from storage import heads, requests
 from storage.db import is_connection_lost, is_lock_timeout, is_retryable
 from storage.pool import Pool, session
@@ -18,11 +21,15 @@ if TYPE_CHECKING:
     from fanout.delivery import Delivery
     from fanout.hub import Hub
     from fanout.presence import Presence
+    from gateway.history import History
 
 log = structlog.get_logger()
 
 SETTLE_EVERY_S: Final = 0.1
 PARTITIONS_EVERY_S: Final = 3600.0
+APPLY_EVERY_S: Final = 1.0
+HISTORY_EVERY_S: Final = 2.0
+AWARDS_EVERY_S: Final = 0.5  # an operator's change holds on every node within a second
 
 
 class Clock:
@@ -55,21 +62,27 @@ class Clock:
         """Serve until cancelled: partitions ahead of time, expired ones away."""
         await _for_ever("partitions", PARTITIONS_EVERY_S, self._keep_partitions)
 
+    async def follow_awards(self, current: CurrentAwards) -> None:
+        """Serve until cancelled: what operators have changed, on whichever node."""
+
+        async def look() -> None:
+            async with session(self._pool) as conn:
+                await current.look(conn)
+
+        await _for_ever("awards", AWARDS_EVERY_S, look)
+
+    async def follow_history(self, history: History) -> None:
+        """Serve until cancelled: a new epoch, also where the connections to the database stay as they are."""
+
+        async def look() -> None:
+            async with session(self._pool) as conn:
+                await history.look(conn)
+
+        await _for_ever("history", HISTORY_EVERY_S, look)
+
     async def compare_heads(self, every_s: float) -> None:
         """Serve until cancelled: the inbox is the truth, whatever hints were lost."""
-
-        async def pause() -> None:
-            try:
-                async with asyncio.timeout(every_s):
-                    await self._compare_now.wait()
-            except TimeoutError:
-                pass
-            self._compare_now.clear()
-
-        went_well = True
-        while True:
-            await pause()
-            went_well = await _attempt("compare", self._compare, went_well)
+        await _when_woken("compare", self._compare_now, every_s, self._compare)
 
     async def _settle(self) -> None:
         async with session(self._pool) as conn:
@@ -90,6 +103,58 @@ class Clock:
         if self._presence.other_nodes():
             for replaced in await self._presence.newer(self._hub.named_devices()):
                 self._delivery.replace(*replaced)
+
+
+class InboxClock:
+    """Brings backends' events to long lists of recipients, and keeps inboxes short. Who leaves work to the applier
+    sets `apply_now`; what another node has left when it died is found by looking."""
+
+    def __init__(
+        self,
+        *,
+        pool: Pool,
+        applier: Applier,
+        retention: Retention,
+        deliver: Callable[[Sequence[Delivered]], None],
+        apply_now: asyncio.Event,
+    ) -> None:
+        self._pool = pool
+        self._applier = applier
+        self._retention = retention
+        self._deliver = deliver
+        self._apply_now = apply_now
+
+    async def apply_broadcasts(self) -> None:
+        """Serve until cancelled: what waits for thousands of recipients."""
+        await _when_woken("broadcasts", self._apply_now, APPLY_EVERY_S, self._apply)
+
+    async def trim_inboxes(self, every_s: float) -> None:
+        """Serve until cancelled: what retention does not keep."""
+        await _for_ever("retention", every_s, self._trim)
+
+    async def _apply(self) -> None:
+        told: Sequence[Delivered] | None = []
+        while told is not None:
+            async with session(self._pool) as conn:  # given back after each chunk: others wait for one, too
+                told = await self._applier.apply(conn)
+            self._deliver(told or [])
+
+    async def _trim(self) -> None:
+        async with session(self._pool) as conn:
+            await self._retention.run(conn)
+
+
+async def _when_woken(name: str, now: asyncio.Event, every_s: float, chore: Callable[[], Awaitable[None]]) -> None:
+    """The chore whenever it is asked for, and every so often anyway."""
+    went_well = True
+    while True:
+        try:
+            async with asyncio.timeout(every_s):
+                await now.wait()
+        except TimeoutError:
+            pass
+        now.clear()
+        went_well = await _attempt(name, chore, went_well)
 
 
 async def _for_ever(name: str, every_s: float, chore: Callable[[], Awaitable[None]]) -> None:

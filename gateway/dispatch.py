@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import msgspec
 
+from gateway.counts import Acks
 from gateway.lane import Lane
 from gateway.limits import TokenBuckets
 from gateway.payloads import decode
@@ -27,6 +29,8 @@ class Dispatch:
         self._lane = lane
         self._actions = actions
         self.draining = False
+        self.on_socket = Acks(routes)  # answers, for each door; its connections count theirs in place
+        self.on_http = Acks(event for event, route in routes.items() if route.read is None)
 
     def decode(self, event: str, args: list[msgspec.Raw], *, lenient: bool) -> tuple[Route, Any, msgspec.Raw]:
         """(route, request, payload as sent). Refuses `unknown_event` and `invalid_payload`.
@@ -76,42 +80,56 @@ class Dispatch:
 
         Refuses what `decode` and `submit` refuse, and `unknown_event` for what is no action.
         """
-        route, request, raw = self.decode(event, [msgspec.Raw(payload)], lenient=False)
-        if route.read is not None:
-            raise Refusal("unknown_event", "This event is no action.")
-        return await self._answered(
-            lambda answer, now: self.submit(
-                user_id, route, request, raw, received_at=now, order_key=None, answer=answer
+        with self._counted(event):
+            route, request, raw = self.decode(event, [msgspec.Raw(payload)], lenient=False)
+            if route.read is not None:
+                raise Refusal("unknown_event", "This event is no action.")
+            return await self._answered(
+                event,
+                lambda answer, now: self.submit(
+                    user_id, route, request, raw, received_at=now, order_key=None, answer=answer
+                ),
             )
-        )
 
     async def carry_out_for(self, subject: str, event: str, payload: bytes) -> bytes:
         """The same for a backend's action, about the user whom its request names. Backends have no rate.
 
         Refuses `invalid_payload`, `overloaded` and `draining`.
         """
-        self._refuse_when_draining()
-        request: Any = decode(self._decoders[event], payload)
-        return await self._answered(
-            lambda answer, now: self._lane.submit(
-                Deed(
-                    user_id=request.user_id,
-                    event=event,
-                    request=request,
-                    fingerprint=fingerprint(event, payload),
-                    received_at=now,
-                    order_key=None,
-                    answer=answer,
-                    subject=subject,
-                )
+        with self._counted(event):
+            self._refuse_when_draining()
+            request: Any = decode(self._decoders[event], payload)
+            return await self._answered(
+                event,
+                lambda answer, now: self._lane.submit(
+                    Deed(
+                        user_id=request.user_id,
+                        event=event,
+                        request=request,
+                        fingerprint=fingerprint(event, payload),
+                        received_at=now,
+                        order_key=None,
+                        answer=answer,
+                        subject=subject,
+                    )
+                ),
             )
-        )
 
-    async def _answered(self, submit: Callable[[Callable[[bytes], None], float], None]) -> bytes:
+    async def _answered(self, event: str, submit: Callable[[Callable[[bytes], None], float], None]) -> bytes:
         loop = asyncio.get_running_loop()
         answered: asyncio.Future[bytes] = loop.create_future()
         submit(lambda ack: None if answered.done() else answered.set_result(ack), loop.time())
-        return await answered
+        ack = await answered
+        self.on_http.count(event, ack)
+        return ack
+
+    @contextmanager
+    def _counted(self, event: str) -> Iterator[None]:
+        try:
+            yield
+        except Refusal as refusal:
+            self.on_http.refuse(event, refusal.code)
+            raise
 
     def charge(self, user_id: int, now: float) -> None:
         """Count one request of the user against their rate; refuses `rate_limited` and `draining`."""

@@ -9,12 +9,14 @@ session of its own. Whatever happens to it, each deed is answered exactly once, 
 from __future__ import annotations
 
 import asyncio
+import math
 from collections import deque
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 import structlog
 
+from gateway.counts import LaneCounts, Throttle
 from handlers.deed import Answer, BatchResult, Deed, Delivered
 from handlers.errors import Refusal
 from handlers.wire import encode
@@ -24,6 +26,7 @@ from storage.db import is_connection_lost, is_lock_timeout, is_retryable
 if TYPE_CHECKING:
     from asyncpg import Connection
 
+    from gateway.failpoints import Failpoints
     from handlers.deed import Concern, DeedHandler
 
 log = structlog.get_logger()
@@ -31,6 +34,7 @@ log = structlog.get_logger()
 _EXPIRY_PERIOD_S = 0.25
 _LEAST_TIME_S = 0.4  # for a batch whose oldest deed is nearly due
 _RECONNECT_PAUSE_S = 0.1
+_SLOW_LINE_EVERY_S = 5.0
 
 
 class Orders(Protocol):
@@ -75,7 +79,11 @@ class Lane:
         self._idle.set()
         self._conn: Connection | None = None
         self._committing = False
+        self._slow_line = Throttle(_SLOW_LINE_EVERY_S)
         self.available = True  # False while the database is known to be away
+        self.counts = LaneCounts()
+        self.slow_s = math.inf  # an action that takes as long is named in the log
+        self.failpoints: Failpoints | None = None  # set where a test wants this node to die or to stand still
 
     # -- admission -------------------------------------------------------------------------------
 
@@ -123,6 +131,8 @@ class Lane:
             self._orders.hold(key)
         try:
             if self._running:
+                if self.failpoints is not None:
+                    await self.failpoints.reach("after_receipt")
                 await self._carry_out(self._running)
             else:  # back from the loss of the database, or all that waited has expired
                 await self._session()
@@ -146,31 +156,36 @@ class Lane:
             self._committing = False  # the database has said no: nothing of it is stored
             if is_lock_timeout(error):
                 # Somebody holds a head and does not let go: the others must not wait for them.
+                self.counts.lock_timeouts += 1
                 await self._carry_out(deeds, skip_locked=True)
             elif is_retryable(error):
+                self.counts.retries += 1
                 await self._carry_out(deeds, skip_locked=skip_locked)
             elif len(deeds) > 1:
+                self.counts.halved += 1
                 half = len(deeds) // 2
                 await self._carry_out(deeds[:half], skip_locked=skip_locked)
                 if rest := _not_behind(deeds[:half], deeds[half:]):
                     await self._carry_out(rest, skip_locked=skip_locked)
             else:
-                state = getattr(error, "sqlstate", None)
-                log.error("deed_failed", event_name=deeds[0].event, error=type(error).__name__, sqlstate=state)
-                _answer(deeds[0], Refusal("internal", "This action can't be carried out."))
+                self._fail(deeds[0], error)
         else:
-            self._finish(result)
+            await self._finish(result)
 
     async def _transact(self, deeds: list[Deed], *, skip_locked: bool) -> BatchResult:
         due = min(deed.received_at for deed in deeds) + self._limits.deadline_s
         async with asyncio.timeout_at(max(due, asyncio.get_running_loop().time() + _LEAST_TIME_S)):
             conn = await self._session()
+            self.counts.begin()
             parts = [Part(handler, part, await handler.resolve(conn, part)) for handler, part in self._by_domain(deeds)]
+            self.counts.lap("resolve")
             await conn.execute("BEGIN")
             try:
                 concerned = set().union(*(part.concern.user_ids for part in parts))
                 locked = await heads.lock(conn, concerned, skip_locked=skip_locked)
+                self.counts.lap("lock")
                 result = await _run_in_turn(conn, parts, locked)
+                self.counts.lap("run")
             except Exception as error:
                 if not is_connection_lost(error):
                     await conn.execute("ROLLBACK")
@@ -178,6 +193,7 @@ class Lane:
             self._committing = True
             await conn.execute("COMMIT")
             self._committing = False
+            self.counts.commit(len(deeds))
             return result
 
     def _by_domain(self, deeds: Sequence[Deed]) -> list[tuple[DeedHandler, list[Deed]]]:
@@ -195,16 +211,45 @@ class Lane:
             parts.setdefault(handler, []).append(deed)
         return list(parts.items())
 
-    def _finish(self, result: BatchResult) -> None:
+    async def _finish(self, result: BatchResult) -> None:
         """Acknowledge first, then tell. What has to wait stays unanswered until `_put_back`."""
+        if self.failpoints is not None:
+            await self.failpoints.reach("after_commit_before_ack")
         unseen = False
         for deed, outcome in result.answers:
             if outcome is not None:
                 unseen = unseen or deed.attempted
                 _answer(deed, outcome)
+        self._note(result.answers)
+        if self.failpoints is not None:
+            await self.failpoints.reach("after_commit_before_delivery")
         self._deliver(result.events)
         if unseen:
             self._catch_up()
+
+    def _note(self, answers: Sequence[Answer]) -> None:
+        """Count what was answered, and name the slowest where it took long: one line, for others may have too."""
+        now = asyncio.get_running_loop().time()
+        answered = [deed for deed, outcome in answers if outcome is not None]
+        for deed in answered:
+            self.counts.waits.observe(now - deed.received_at)
+            self.counts.replays += deed.is_replay
+        slowest = min(answered, key=_received_at, default=None)
+        if slowest is None:
+            return
+        took_s = now - slowest.received_at
+        if took_s > self._limits.deadline_s:
+            self.counts.late += sum(now - deed.received_at > self._limits.deadline_s for deed in answered)
+        if took_s >= self.slow_s and (missed := self._slow_line.take()) is not None:
+            log.warning(
+                "action_slow", **_named(slowest), took_ms=int(took_s * 1000), batch=len(answered), missed=missed
+            )
+
+    def _fail(self, deed: Deed, error: Exception) -> None:
+        """The one deed at fault. An error's text may quote what was sent: its name and SQL state say enough."""
+        self.counts.failed += 1
+        log.error("deed_failed", **_named(deed), error=type(error).__name__, sqlstate=getattr(error, "sqlstate", None))
+        _answer(deed, Refusal("internal", "This action can't be carried out."))
 
     def _put_back(self) -> None:
         """What the batch left unanswered goes to the front of the queue, in its order."""
@@ -224,6 +269,7 @@ class Lane:
     async def _lost(self, error: Exception) -> None:
         """The session broke: nothing or everything of the batch is stored. The same keys run again."""
         if self.available:  # a line when it is lost and one when it is back, not one per try
+            self.counts.lost += 1
             log.warning("lane_lost_database", error=type(error).__name__, committing=self._committing)
         self.available = False
         if self._committing:
@@ -249,6 +295,7 @@ class Lane:
         expired = [deed for deed in self._queue if deed.received_at <= limit]
         if expired:
             self._queue = deque(deed for deed in self._queue if deed.received_at > limit)
+        self.counts.expired += len(expired)
         for deed in expired:  # an answer may let its connection submit the next one
             _answer(
                 deed,
@@ -291,6 +338,15 @@ class LaneLimits(Protocol):
     def queue(self) -> int: ...
     @property
     def deadline_s(self) -> float: ...
+
+
+def _named(deed: Deed) -> dict[str, Any]:
+    """Which action it is, for the log."""
+    return {"action": deed.event, "user_id": deed.user_id, "action_id": deed.action_id}
+
+
+def _received_at(deed: Deed) -> float:
+    return deed.received_at
 
 
 def _already_answered(_: bytes) -> None:

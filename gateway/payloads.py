@@ -7,6 +7,7 @@ from typing import Final, TypeVar
 
 import msgspec
 
+from gateway.socket.packets import field_at_fault
 from handlers.errors import Refusal
 
 T = TypeVar("T")
@@ -24,7 +25,7 @@ def decode(decoder: msgspec.json.Decoder[T], body: bytes | msgspec.Raw) -> T:
     except msgspec.ValidationError as error:
         raise Refusal("invalid_payload", _without_place(error), field=field_of(error)) from None
     except (ValueError, RecursionError):  # no JSON, no UTF-8, nested without end
-        raise Refusal("invalid_payload", "This is not valid JSON.") from None
+        raise Refusal("invalid_payload", "This is not valid JSON.", field=field_at_fault(bytes(body))) from None
 
 
 def field_of(error: msgspec.ValidationError) -> str | None:

@@ -22,7 +22,7 @@ log = structlog.get_logger()
 
 async def serve(settings: Settings, *, demo: bool) -> int:
     """Run the gateway until SIGTERM or SIGINT (0) or until one of its services dies (1)."""
-    logs.configure(settings.log.level)
+    logs.configure(settings.log.level, settings.log.format)
     async with AsyncExitStack() as stack:
         supervisor = Supervisor()
         stack.push_async_callback(supervisor.stop)  # again further down; this one is for a start that fails

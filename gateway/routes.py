@@ -11,12 +11,22 @@ from typing import Any, Final, NamedTuple
 
 import msgspec
 
-from handlers.engagement.wire import LikeRequest, ShareRequest, UnlikeRequest, ViewRequest
+from handlers.engagement.wire import CommentRequest, LikeRequest, ShareRequest, UnlikeRequest, ViewRequest
+from handlers.events.wire import SubscribeRequest, UnsubscribeRequest
 from handlers.inbox.handler import InboxHandler
 from handlers.inbox.wire import AckRequest, FetchRequest
-from handlers.live.wire import SubscribeRequest, UnsubscribeRequest
+from handlers.profile.wire import FollowRequest, UnfollowRequest
+from handlers.uploads.wire import UploadRequest
 from handlers.wallet.handler import WalletHandler
-from handlers.wallet.wire import GetRequest, HistoryRequest
+from handlers.wallet.wire import (
+    BoostRequest,
+    CorrectionRequest,
+    DeductionRequest,
+    GetRequest,
+    GiftRequest,
+    HistoryRequest,
+    PurchaseRequest,
+)
 from handlers.wire import Message, RefreshRequest
 
 ENGAGEMENT: Final[dict[str, type[msgspec.Struct]]] = {
@@ -24,10 +34,29 @@ ENGAGEMENT: Final[dict[str, type[msgspec.Struct]]] = {
     "video:unlike": UnlikeRequest,
     "video:view": ViewRequest,
     "video:share": ShareRequest,
+    "video:comment": CommentRequest,
+}
+UPLOADS: Final[dict[str, type[msgspec.Struct]]] = {"video:upload": UploadRequest}
+PROFILE: Final[dict[str, type[msgspec.Struct]]] = {
+    "profile:follow": FollowRequest,
+    "profile:unfollow": UnfollowRequest,
 }
 
-# Backends' actions: the path that takes each. None yet.
-PATHS_FOR_BACKENDS: Final[dict[str, str]] = {}
+SPENDING: Final[dict[str, type[msgspec.Struct]]] = {
+    "wallet:gift": GiftRequest,
+    "wallet:purchase": PurchaseRequest,
+    "wallet:boost": BoostRequest,
+}
+
+# Backends' actions about a user, and the path that takes each.
+FOR_BACKENDS: Final[dict[str, type[msgspec.Struct]]] = {
+    "wallet:deduct": DeductionRequest,
+    "wallet:correct": CorrectionRequest,
+}
+PATHS_FOR_BACKENDS: Final = {
+    "/v1/wallet/deductions": "wallet:deduct",
+    "/v1/wallet/corrections": "wallet:correct",
+}
 
 # (the asking Session, the request): the answer, or where it takes the database a promise of it
 Read = Callable[[Any, Any], Message | Awaitable[Message]]
@@ -53,7 +82,9 @@ def routes(*, wallet: WalletHandler, inbox: InboxHandler, visits: Visits) -> dic
         "topic:unsubscribe": (UnsubscribeRequest, visits.unsubscribe),
         "auth:refresh": (RefreshRequest, visits.refresh),
     }
-    table = {event: Route(event, request, None) for event, request in ENGAGEMENT.items()}
+    table = {event: Route(event, request, None) for event, request in (ENGAGEMENT | UPLOADS | PROFILE).items()}
+    table.update({event: Route(event, request, None) for event, request in SPENDING.items()})
+    table.update({event: Route(event, request, None, for_backends=True) for event, request in FOR_BACKENDS.items()})
     table.update({event: Route(event, request, read) for event, (request, read) in reads.items()})
     return table
 

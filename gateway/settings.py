@@ -9,6 +9,7 @@ a server that does not start.
 from __future__ import annotations
 
 import difflib
+import ipaddress
 import os
 import tomllib
 from collections.abc import Iterable, Iterator, Mapping
@@ -18,9 +19,12 @@ from urllib.parse import urlsplit
 
 import msgspec
 
+from gateway import failpoints
+from handlers.money import MAX_MINOR
+
 PREFIX: Final = "APPLAUSE_"
 WELL_KNOWN: Final = {"DATABASE_URL": "database.url"}
-SECRETS: Final = frozenset({"database.url", "auth.secret"})
+SECRETS: Final = frozenset({"database.url", "auth.secret", "auth.previous_secret"})
 MIN_SECRET_BYTES: Final = 16  # RFC 7518 asks for 32 with HS256, as generated ones have; many in use are shorter
 
 Count = Annotated[int, msgspec.Meta(ge=1)]
@@ -45,6 +49,8 @@ class _Section(msgspec.Struct, frozen=True, kw_only=True):
 class Server(_Section, frozen=True):
     host: Name = "127.0.0.1"
     port: Annotated[int, msgspec.Meta(ge=0, le=65_535)] = 8080  # 0: any free one
+    # Networks (CIDR) of proxies in front: what they say in X-Forwarded-For of a client's address is believed.
+    trusted_proxies: tuple[Name, ...] = ()
 
 
 class Database(_Section, frozen=True):
@@ -55,6 +61,9 @@ class Database(_Section, frozen=True):
 
 class Auth(_Section, frozen=True):
     secret: str = ""  # of HS256; empty: generated in data_dir, where the database is our own too
+    previous_secret: str = ""  # accepted beside it while that is being replaced; nothing is signed with it
+    jwks_url: str = ""  # of the keys for RS256 and ES256; empty: HS256 only
+    jwks_refresh_s: Seconds = 300
     issuer: str = ""  # empty: not checked
     audience: str = ""  # empty: not checked
     subject_claim: Name = "sub"
@@ -65,6 +74,8 @@ class Auth(_Section, frozen=True):
 
 class Users(_Section, frozen=True):
     create_unknown: bool = True
+    # Who is the master of follow counts: the app's backend (PUT /v1/users), or the verbs profile:follow and its opposite.
+    follow_counts: Literal["directory", "applause"] = "directory"
 
 
 class Socket(_Section, frozen=True):
@@ -100,6 +111,20 @@ class Lane(_Section, frozen=True):
 class Inbox(_Section, frozen=True):
     page: Annotated[int, msgspec.Meta(ge=1, le=5_000)] = 500
     compare_every_s: Seconds = 3
+    # What an inbox keeps: so many events and days, whichever is less, trimmed that often on one of the nodes.
+    retention_events: Count = 10_000
+    retention_days: Annotated[float, msgspec.Meta(gt=0, le=36_500)] = 30
+    trim_every_s: Annotated[float, msgspec.Meta(ge=0.1, le=30)] = 15
+
+
+class Events(_Section, frozen=True):
+    chunk_recipients: Annotated[int, msgspec.Meta(ge=1, le=5_000)] = 500  # who get an event in one transaction
+    max_recipients: Annotated[int, msgspec.Meta(ge=1, le=50_000)] = 10_000  # of one event; more would not fit a body
+
+
+class Wallet(_Section, frozen=True):
+    # The most that one gift, boost, deduction, correction, price or award may be, in whole units of its currency.
+    max_amount: Annotated[int, msgspec.Meta(ge=1, le=MAX_MINOR // 100)] = 1_000_000
 
 
 class Drain(_Section, frozen=True):
@@ -109,12 +134,15 @@ class Drain(_Section, frozen=True):
 
 class Log(_Section, frozen=True):
     level: Literal["debug", "info", "warning", "error"] = "info"
+    format: Literal["auto", "json", "text"] = "auto"  # auto: text at a terminal
+    slow_action_ms: CountOrOff = 1_000  # actions and requests that take as long are named in the log; 0: none
 
 
 class Settings(_Section, frozen=True):
     """Everything that can be set. Times are seconds, sizes bytes."""
 
     data_dir: Name = ".applause"
+    failpoints: tuple[Name, ...] = ()  # where this node is to die or to stand still; see gateway/failpoints.py
     server: Server = Server()
     database: Database = Database()
     auth: Auth = Auth()
@@ -123,6 +151,8 @@ class Settings(_Section, frozen=True):
     limits: Limits = Limits()
     lane: Lane = Lane()
     inbox: Inbox = Inbox()
+    events: Events = Events()
+    wallet: Wallet = Wallet()
     drain: Drain = Drain()
     log: Log = Log()
 
@@ -180,8 +210,9 @@ def load(
 
 def require_secret(settings: Settings) -> None:
     """Raise BadSettings where tokens are needed and none of their secrets can be made up (`migrate` needs none)."""
-    if not settings.auth.secret and not settings.is_embedded:
-        raise BadSettings(["auth.secret: needed with DATABASE_URL, since all nodes must check tokens alike"])
+    if not (settings.auth.secret or settings.auth.jwks_url or settings.is_embedded):
+        problem = "auth.secret: needed with DATABASE_URL (or auth.jwks_url), since all nodes must check tokens alike"
+        raise BadSettings([problem])
 
 
 def redacted(settings: Settings) -> Iterator[tuple[str, str]]:
@@ -298,12 +329,41 @@ def _assemble(values: Mapping[str, Any]) -> Settings:
 
 def _check_together(settings: Settings, problems: list[str]) -> None:
     """What no single field's bounds can say."""
-    secret = settings.auth.secret
-    if secret and len(secret.encode()) < MIN_SECRET_BYTES:
-        problems.append(f"auth.secret: at least {MIN_SECRET_BYTES} bytes, or tokens can be forged by trying")
+    for name, secret in (("secret", settings.auth.secret), ("previous_secret", settings.auth.previous_secret)):
+        if secret and len(secret.encode()) < MIN_SECRET_BYTES:
+            problems.append(f"auth.{name}: at least {MIN_SECRET_BYTES} bytes, or tokens can be forged by trying")
+        if secret.startswith("-----BEGIN"):
+            problems.append(f"auth.{name}: a secret for HS256, not a key of the others: those come from auth.jwks_url")
+    if settings.auth.jwks_url and not _is_plain_url(settings.auth.jwks_url):
+        problems.append("auth.jwks_url: begins with https:// (or http://), without user and password")
+    problems += [
+        f"server.trusted_proxies: {proxy} is no network such as 10.0.0.0/8, nor an address"
+        for proxy in settings.server.trusted_proxies
+        if not _is_network(proxy)
+    ]
     if settings.database.url and urlsplit(settings.database.url).scheme not in ("postgres", "postgresql"):
         problems.append("database.url: begins with postgresql://")
     if settings.socket.send_queue_bytes < settings.socket.max_message_bytes:
         problems.append("socket.send_queue_bytes: at least socket.max_message_bytes")
     if settings.lane.queue < settings.lane.batch:
         problems.append("lane.queue: at least lane.batch")
+    try:
+        failpoints.parse(settings.failpoints)
+    except failpoints.BadFailpoint as error:
+        problems.append(f"failpoints: {error}")
+
+
+def _is_plain_url(url: str) -> bool:
+    try:
+        parts = urlsplit(url)
+        return parts.scheme in ("https", "http") and bool(parts.hostname) and parts.username is None
+    except ValueError:
+        return False
+
+
+def _is_network(text: str) -> bool:
+    try:
+        ipaddress.ip_network(text)
+    except ValueError:
+        return False
+    return True

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import os
 import secrets
 import socket
@@ -14,6 +15,7 @@ from typing import Any, Final
 import asyncpg
 import structlog
 from aiohttp import web
+from prometheus_client import CollectorRegistry
 
 from fanout.broker import Broker, MemoryBroker
 from fanout.broker_postgres import PostgresBroker
@@ -22,40 +24,64 @@ from fanout.hub import Hub
 from fanout.presence import MemoryPresence, Presence
 from fanout.presence_postgres import PostgresPresence
 from fanout.publisher import Publisher
+from gateway import failpoints, metrics
 from gateway.auth import Authenticator
-from gateway.clock import Clock
+from gateway.clock import Clock, InboxClock
 from gateway.console.demo import Demo
+from gateway.counts import HttpCounts
 from gateway.dispatch import Dispatch
+from gateway.failpoints import Failpoints
 from gateway.history import History
+from gateway.http.access import access_routes
 from gateway.http.accounts import account_routes
 from gateway.http.actions import action_routes
+from gateway.http.bulk import bulk_routes
+from gateway.http.catalogue import catalogue_routes
+from gateway.http.client import client_routes
 from gateway.http.directory import directory_routes
 from gateway.http.door import MAX_BODY_BYTES, Door
 from gateway.http.events import event_routes
 from gateway.http.health import health_routes
 from gateway.http.log import server_log
+from gateway.http.metrics import counting, metrics_routes
+from gateway.http.notifications import notification_routes
 from gateway.http.problems import answer_problems
+from gateway.http.videos import video_routes
+from gateway.jwks import Jwks
 from gateway.lane import Lane
 from gateway.limits import TokenBuckets
-from gateway.routes import ENGAGEMENT, PATHS_FOR_BACKENDS, Visits, routes
+from gateway.proxies import Proxies
+from gateway.routes import ENGAGEMENT, FOR_BACKENDS, PATHS_FOR_BACKENDS, PROFILE, SPENDING, UPLOADS, Visits, routes
 from gateway.settings import Settings
 from gateway.socket.app import ClientApp
 from gateway.socket.arrivals import Arrivals, Departures
 from gateway.socket.connection import event_frame
 from gateway.socket.door import Refused, SocketDoor, server_options
+from gateway.socket.evictions import Evictions
 from gateway.socket.wheel import Wheel
 from gateway.supervisor import Supervisor
-from handlers.awards import Award, Awards
+from gateway.vitals import Vitals
+from handlers.access.handler import AccessHandler
+from handlers.access.identities import Identities
+from handlers.catalogue.current import CurrentAwards
+from handlers.catalogue.handler import CatalogueHandler
+from handlers.directory.bulk import BulkHandler
 from handlers.directory.handler import DirectoryHandler
+from handlers.engagement.comments import CommentPages
 from handlers.engagement.handler import EngagementHandler
 from handlers.engagement.settler import Settler
+from handlers.events.applier import Applier
+from handlers.events.handler import EventsHandler
 from handlers.inbox.envelope import render
 from handlers.inbox.handler import InboxHandler
+from handlers.inbox.notifications import NotificationsHandler
+from handlers.inbox.retention import Retention
 from handlers.keys import Outcomes
-from handlers.live.handler import LiveHandler
+from handlers.profile.handler import ProfileHandler
+from handlers.uploads.handler import UploadHandler
 from handlers.wallet.handler import WalletHandler
+from handlers.wallet.spending import SpendingHandler
 from storage import requests
-from storage.awards import list_awards
 from storage.db import connect_lane, create_pool
 from storage.migrate import pending
 from storage.pool import session
@@ -77,15 +103,21 @@ class Node:
         # Unique to this run: whoever froze and was replaced must not be taken for their successor.
         self._name = f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(4)}".replace(" ", "-")
         self._hub = Hub()
+        self._settler = Settler()
         self._wheel = Wheel(asyncio.get_running_loop())
         self._history = History(on_change=self._end_all)
-        self._awards: Awards = {}
+        self._awards = CurrentAwards()
         self._compare = asyncio.Event()  # set where heads are to be compared now
+        self._apply = asyncio.Event()  # set where a broadcast waits for its recipients
         self._pool: asyncpg.Pool
+        self._identities: Identities
+        self._evictions: Evictions
         self._delivery: Delivery
         self._presence: Presence
         self._publisher: Publisher
         self._lane: Lane
+        self._vitals: Vitals
+        self._retention: Retention
         self._dispatch: Dispatch
         self._runner: web.AppRunner
 
@@ -94,13 +126,17 @@ class Node:
         settings = self._settings
         self._pool = await create_pool(self._dsn, size=settings.database.pool_size, on_connect=self._history.look)
         stack.push_async_callback(_close, self._pool)
+        self._identities = Identities(pool=self._pool, create_unknown=settings.users.create_unknown)
         async with session(self._pool) as conn:
-            self._awards.update({action: Award(points, least) for action, points, least in await list_awards(conn)})
+            await self._awards.look(conn)
             await requests.maintain_partitions(conn)
 
         inbox = InboxHandler(pool=self._pool, devices_of=self._devices_of)
         wallet = WalletHandler(pool=self._pool)
-        directory = DirectoryHandler(pool=self._pool, create_unknown=settings.users.create_unknown)
+        follows_count = settings.users.follow_counts == "applause"
+        directory = DirectoryHandler(
+            pool=self._pool, create_unknown=settings.users.create_unknown, follows_count=follows_count
+        )
         self._delivery = Delivery(
             hub=self._hub,
             read_after=inbox.read_after,
@@ -111,7 +147,9 @@ class Node:
         await self._join_others(stack)
         self._start_lane()
         self._start_clock()
-        authenticator = Authenticator(settings.auth)
+        self._start_inbox_clock()
+        authenticator = await self._start_authenticator()
+        access = await self._start_access()
         client_app = self._client_app(authenticator)
         self._dispatch = Dispatch(
             routes=routes(
@@ -122,14 +160,25 @@ class Node:
             lane=self._lane,
             actions=TokenBuckets(settings.limits.actions_per_second),
         )
-        self._finish_client_app(client_app)
+        self._finish_client_app(client_app, access)
 
-        app = web.Application(middlewares=[answer_problems], client_max_size=MAX_BODY_BYTES)
-        SocketDoor(settings=settings.socket, app=client_app, wheel=self._wheel, admit=self._admit).add_routes(
-            app.router
+        http_counts = HttpCounts()
+        app = web.Application(
+            middlewares=[counting(http_counts, slow_s=self._slow_s), answer_problems], client_max_size=MAX_BODY_BYTES
         )
-        door = Door(verifier=authenticator, is_suspended=directory.is_suspended)
+        socket_door = SocketDoor(
+            settings=settings.socket,
+            app=client_app,
+            wheel=self._wheel,
+            admit=self._admit,
+            address_of=Proxies(settings.server.trusted_proxies).client_of,
+        )
+        socket_door.add_routes(app.router)
+        door = Door(verifier=authenticator, admit=access.admit)
+        app.add_routes(access_routes(door, access))
         app.add_routes(directory_routes(door, directory))
+        app.add_routes(bulk_routes(door, BulkHandler(pool=self._pool, follows_count=follows_count)))
+        app.add_routes(video_routes(door, CommentPages(pool=self._pool)))
         app.add_routes(
             action_routes(
                 door,
@@ -140,7 +189,16 @@ class Node:
             )
         )
         app.add_routes(account_routes(door, wallet=wallet, inbox=inbox, know_user=directory.know_user))
-        app.add_routes(event_routes(door, LiveHandler(pool=self._pool, publish=self._publisher.topic)))
+        app.add_routes(
+            catalogue_routes(
+                door,
+                CatalogueHandler(pool=self._pool, max_amount=settings.wallet.max_amount, current=self._awards),
+            )
+        )
+        app.add_routes(notification_routes(door, NotificationsHandler(pool=self._pool), know_user=directory.know_user))
+        app.add_routes(event_routes(door, self._events_handler()))
+        app.add_routes(client_routes())
+        app.add_routes(metrics_routes(self._metrics(socket_door, http_counts)))
         app.add_routes(health_routes(check=self._problems, is_draining=lambda: self._dispatch.draining))
         if demo:
             await self._add_demo(app, directory)
@@ -173,30 +231,103 @@ class Node:
             stack.push_async_callback(part.stop)
 
     def _start_lane(self) -> None:
-        engagement = EngagementHandler(awards=lambda: self._awards)
+        engagement = EngagementHandler(awards=lambda: self._awards.in_force)
+        profile = ProfileHandler(counts_follows=self._settings.users.follow_counts == "applause")
+        spending = SpendingHandler(max_amount=self._settings.wallet.max_amount)
         self._lane = Lane(
-            handlers=dict.fromkeys(ENGAGEMENT, engagement),
+            handlers={
+                **dict.fromkeys(ENGAGEMENT, engagement),
+                **dict.fromkeys(UPLOADS, UploadHandler(awards=lambda: self._awards.in_force)),
+                **dict.fromkeys(PROFILE, profile),
+                **dict.fromkeys((*SPENDING, *FOR_BACKENDS), spending),
+            },
             connect=self._connect_lane,
             orders=self._delivery,
             deliver=self._publisher.events,
             catch_up=self._compare.set,
             limits=self._settings.lane,
         )
+        self._lane.slow_s = self._slow_s
+        if self._settings.failpoints:
+            log.warning("failpoints_armed", points=self._settings.failpoints)
+            self._lane.failpoints = Failpoints(failpoints.parse(self._settings.failpoints))
         self._supervisor.start("lane", self._lane.run())
 
     def _start_clock(self) -> None:
         clock = Clock(
             pool=self._pool,
-            settler=Settler(),
+            settler=self._settler,
             delivery=self._delivery,
             hub=self._hub,
             presence=self._presence,
             deliver=self._publisher.events,
             compare_now=self._compare,
         )
+        self._vitals = Vitals(pool=self._pool)
+        self._supervisor.start("loop lag", self._vitals.watch_loop())
+        self._supervisor.start("vitals", self._vitals.look())
         self._supervisor.start("settler", clock.settle())
         self._supervisor.start("partitions", clock.keep_partitions())
+        self._supervisor.start("awards", clock.follow_awards(self._awards))
+        self._supervisor.start("history", clock.follow_history(self._history))
         self._supervisor.start("heads", clock.compare_heads(self._settings.inbox.compare_every_s))
+
+    async def _start_authenticator(self) -> Authenticator:
+        """Who reads tokens, with the keys of the JWKS endpoint where there is one."""
+        auth, jwks = self._settings.auth, None
+        if auth.jwks_url:
+            jwks = Jwks(auth.jwks_url, refresh_s=auth.jwks_refresh_s, spawn=self._supervisor.spawn)
+            await jwks.start()
+            self._supervisor.start("jwks", jwks.run())
+        return Authenticator(auth, jwks=jwks)
+
+    async def _start_access(self) -> AccessHandler:
+        """Who may still come in with a good token."""
+        self._evictions = Evictions(pool=self._pool, hub=self._hub, delivery=self._delivery)
+        await self._evictions.start()
+        self._supervisor.start("evictions", self._evictions.run())
+        return AccessHandler(pool=self._pool, identities=self._identities, on_revoked=self._evictions.look_soon)
+
+    def _start_inbox_clock(self) -> None:
+        kept = self._settings.inbox
+        self._retention = Retention(
+            keep_events=kept.retention_events, keep_days=kept.retention_days, every_s=kept.trim_every_s
+        )
+        clock = InboxClock(
+            pool=self._pool,
+            applier=Applier(chunk_recipients=self._settings.events.chunk_recipients),
+            retention=self._retention,
+            deliver=self._publisher.events,
+            apply_now=self._apply,
+        )
+        self._supervisor.start("broadcasts", clock.apply_broadcasts())
+        self._supervisor.start("retention", clock.trim_inboxes(kept.trim_every_s))
+
+    def _events_handler(self) -> EventsHandler:
+        return EventsHandler(
+            pool=self._pool,
+            publisher=self._publisher,
+            limits=self._settings.events,
+            wake_applier=self._apply.set,
+        )
+
+    @property
+    def _slow_s(self) -> float:
+        return self._settings.log.slow_action_ms / 1000 or math.inf
+
+    def _metrics(self, socket_door: SocketDoor, http_counts: HttpCounts) -> CollectorRegistry:
+        return metrics.registry(
+            [
+                metrics.of_socket(socket_door, self._hub),
+                metrics.of_acks({"socket": self._dispatch.on_socket, "http": self._dispatch.on_http}),
+                metrics.of_http(http_counts),
+                metrics.of_lane(self._lane),
+                metrics.of_fanout(self._delivery, self._publisher),
+                metrics.of_pool(self._pool),
+                metrics.of_retention(self._retention),
+                metrics.of_vitals(self._vitals, self._settler),
+            ]
+        )
 
     def _client_app(self, authenticator: Authenticator) -> ClientApp:
         return ClientApp(
@@ -204,17 +335,20 @@ class Node:
             node=self._name,
             epoch=lambda: self._history.epoch,
             authenticator=authenticator,
+            identities=self._identities,
             hub=self._hub,
             wheel=self._wheel,
             event_frame=event_frame,
             spawn=self._supervisor.spawn,
         )
 
-    def _finish_client_app(self, app: ClientApp) -> None:
+    def _finish_client_app(self, app: ClientApp, access: AccessHandler) -> None:
         arrivals = Arrivals(
             pool=self._pool,
             presence=self._presence,
+            identities=self._identities,
             create_unknown=self._settings.users.create_unknown,
+            seat=app.seat_identity,
             welcome=app.welcome,
             turn_away=app.turn_away,
         )
@@ -225,6 +359,8 @@ class Node:
             dispatch=self._dispatch,
             delivery=self._delivery,
             arrivals=arrivals,
+            access=access,
+            evictions=self._evictions,
             announce=self._publisher.replaced,
             left=departures.add,
         )
@@ -261,10 +397,8 @@ class Node:
         sys.stdout.write(f"Applause is ready at http://{server.host}:{port}\n")
         sys.stdout.flush()
 
-    # -- events ----------------------------------------------------------------------------------
-
-    def _devices_of(self, user_id: int) -> list[str | None]:
-        return [cursor.device_id or None for cursor in self._hub.cursors_of(user_id)]
+    async def _devices_of(self, user_id: int) -> list[str]:
+        return await self._presence.devices_of(user_id)
 
     # -- coming and going ------------------------------------------------------------------------
 
@@ -281,6 +415,7 @@ class Node:
 
     def _end_all(self) -> None:
         """The database has another history: all come again and learn of it."""
+        self._identities.forget()
         for cursor in list(self._hub):
             self._delivery.cut(cursor, "unavailable")
 

@@ -6,10 +6,12 @@ import msgspec
 
 
 class Award(msgspec.Struct, frozen=True):
-    """One row of the awards table: minor units paid, and the follow count from which they are."""
+    """One row of the awards table: minor units paid, the follow count from which they are, and how often in a UTC day
+    per (actor, video) where it pays more than once (None: as often as it likes)."""
 
     points: int
     threshold: int
+    daily_cap: int | None = None
 
 
 Awards = dict[str, Award]

@@ -14,8 +14,7 @@ from handlers.errors import Refusal
 if TYPE_CHECKING:
     from asyncpg import Connection
 
-    from storage.inbox import StoredEvent
-    from storage.ledger import Entry
+    from storage.inbox import Event
 
 _CANONICAL = msgspec.json.Encoder(order="sorted")
 _NAMESPACE = bytes.fromhex("6f4d1a5ec0a64f0c9a3be2a1d7c0a9f1")  # any constant of ours (RFC 9562, 5.5)
@@ -93,10 +92,10 @@ class Delivered(NamedTuple):
 
     user_id: int
     seq: int
-    row: StoredEvent | Entry
+    row: Event
 
 
-def delivered(rows: Sequence[StoredEvent | Entry]) -> list[Delivered]:
+def delivered(rows: Sequence[Event]) -> list[Delivered]:
     """The rows as events, each user's in the order of `seq`."""
     return sorted(Delivered(row.user_id, row.seq, row) for row in rows)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from decimal import Decimal
 from typing import Final, Literal
 
 import msgspec
@@ -54,6 +55,8 @@ class ErrorBody(msgspec.Struct, rename="camel", omit_defaults=True, kw_only=True
     retry_after_ms: int | None = None
     field: str | None = None
     outcome: str | None = None
+    need: Decimal | None = None  # with `insufficient_funds`: what it takes, and what there is
+    have: Decimal | None = None
 
 
 class Refusal(Exception):
@@ -71,6 +74,8 @@ class Refusal(Exception):
         field: str | None = None,
         retry_after_ms: int | None = None,
         outcome: Literal["unknown"] | None = None,
+        need: Decimal | None = None,
+        have: Decimal | None = None,
     ) -> None:
         super().__init__(message)
         self.code: Code = code
@@ -78,6 +83,8 @@ class Refusal(Exception):
         self.field = field
         self.retry_after_ms = retry_after_ms
         self.outcome = outcome
+        self.need = need
+        self.have = have
 
     def body(self) -> ErrorBody:
         """The refusal as it goes to the caller, on every door."""
@@ -88,4 +95,6 @@ class Refusal(Exception):
             retry_after_ms=self.retry_after_ms,
             field=self.field,
             outcome=self.outcome,
+            need=self.need,
+            have=self.have,
         )

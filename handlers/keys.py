@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from handlers.caller import Caller
 from handlers.deed import Deed
 from handlers.errors import Refusal
+from handlers.wire import encode
 from storage import requests
 from storage.pool import session
 from storage.requests import StoredRequest, Taken
@@ -47,6 +48,10 @@ class Keys:
         """What is stored of a deed's key, where a domain has read it with other things."""
         self._kept[_key(deed)] = (fingerprint, outcome)
 
+    def is_taken(self, deed: Deed) -> bool:
+        """Whether `replay` has an answer: the deed does nothing new."""
+        return _key(deed) in self._kept
+
     def replay(self, deed: Deed) -> bytes | Refusal | None:
         """The kept outcome, or `idempotency_conflict` where the key was used for something else; None: it is new."""
         kept = self._kept.get(_key(deed))
@@ -63,6 +68,13 @@ class Keys:
         """Take the key: `outcome`, the whole acknowledgement, is the answer from now on."""
         self._kept[_key(deed)] = (deed.fingerprint, outcome)
         self._new.append(StoredRequest(*_key(deed), deed.fingerprint, outcome, now))
+
+    def keep_refusal(self, deed: Deed, refusal: Refusal, now: datetime) -> bytes:
+        """Take the key with a refusal that stands: `insufficient_funds`, `fraud_blocked`, `forbidden` or `conflict`.
+        Returns the acknowledgement."""
+        outcome = b'{"ok":false,"error":%b}' % encode(refusal.body())
+        self.keep(deed, outcome, now)
+        return outcome
 
     @property
     def has_news(self) -> bool:

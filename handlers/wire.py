@@ -6,6 +6,8 @@ from typing import Annotated, Any, Final
 
 import msgspec
 
+from handlers.money import as_minor
+
 MAX_USER_ID: Final = 2**53 - 1  # what JavaScript can hold exactly
 
 UserId = Annotated[int, msgspec.Meta(ge=1, le=MAX_USER_ID)]
@@ -13,6 +15,10 @@ UserId = Annotated[int, msgspec.Meta(ge=1, le=MAX_USER_ID)]
 ItemId = Annotated[str, msgspec.Meta(min_length=1, max_length=64, pattern=r"^[^\x00]*\Z")]
 ActionId = Annotated[str, msgspec.Meta(pattern=r"^[A-Za-z0-9._:-]{8,64}\Z")]
 Text = Annotated[str, msgspec.Meta(pattern=r"^[^\x00]*\Z")]
+Currency = Annotated[str, msgspec.Meta(pattern=r"^[A-Z]{3,8}\Z")]
+# A JSON number as it was sent, so that no float comes between: msgspec's own Decimal takes strings and exponents too.
+Amount = Annotated[msgspec.Raw, msgspec.Meta(extra_json_schema={"type": "number", "multipleOf": 0.01})]
+Title = Annotated[str, msgspec.Meta(min_length=1, max_length=500, pattern=r"^[^\x00]*\Z")]  # of a video
 
 
 class Request(msgspec.Struct, rename="camel", forbid_unknown_fields=True, frozen=True, gc=False):
@@ -29,6 +35,22 @@ _ENCODER = msgspec.json.Encoder(decimal_format="number", uuid_format="canonical"
 def encode(value: Any) -> bytes:
     """JSON bytes of any Message; decimals as exact numbers."""
     return _ENCODER.encode(value)
+
+
+def minor_of(amount: msgspec.Raw, field: str) -> int:
+    """Minor units of a number as it was sent. Raises ValueError in msgspec's words, which name the field."""
+    minor = as_minor(bytes(amount))
+    if minor is None:
+        raise ValueError(f"Expected a number with at most two decimals - at `$.{field}`")
+    return minor
+
+
+def positive(amount: msgspec.Raw, field: str) -> int:
+    """The same of a number above zero."""
+    minor = minor_of(amount, field)
+    if minor <= 0:
+        raise ValueError(f"Expected a number above 0 - at `$.{field}`")
+    return minor
 
 
 class RefreshRequest(Request, frozen=True):

@@ -113,3 +113,16 @@ async def take(conn: Connection, creator_ids: Sequence[int], currency: str) -> l
 
 def _ids(listed: str) -> list[int]:
     return [int(actor) for actor in listed.split(",") if actor]
+
+
+WAITING = """
+SELECT count(*), coalesce(extract(epoch FROM clock_timestamp() - min(created_at)), 0)::float8
+FROM (SELECT created_at FROM accruals LIMIT 10000) waiting
+"""
+
+
+async def fetch_waiting(conn: Connection) -> tuple[int, float]:
+    """(accruals that wait for the settler, age of the oldest in seconds), of 10,000 at most: a look, not a count."""
+    row = await conn.fetchrow(WAITING)
+    assert row is not None
+    return row[0], row[1]

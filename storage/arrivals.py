@@ -10,16 +10,18 @@ if TYPE_CHECKING:
 
 
 class Arrival(NamedTuple):
-    """A known user's status and inbox."""
+    """A known user's status and inbox, and which of their tokens were revoked."""
 
     user_id: int
     status: str
     seq: int
     oldest_seq: int
+    revoked_up_to: int | None  # Unix second: tokens issued in it or before are refused
 
 
 LIST = """
-SELECT u.id, u.status, h.seq, h.oldest_seq FROM users u JOIN heads h ON h.user_id = u.id
+SELECT u.id, u.status, h.seq, h.oldest_seq, r.up_to FROM users u JOIN heads h ON h.user_id = u.id
+LEFT JOIN user_revocations r ON r.user_id = u.id
 WHERE u.id = ANY($1::bigint[])
 """
 

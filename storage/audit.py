@@ -4,6 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final, NamedTuple
 
+from storage.audit_access import ACCESS_CHECKS
+from storage.audit_actions import ACTIONS_CHECKS, UPLOADS_AWARD
+from storage.audit_events import EVENTS_CHECKS
+from storage.audit_spending import SPENDING_CHECKS
 from storage.ledger import ISSUANCE
 from storage.requests import KEPT_DAYS, KEPT_DAYS_OF_MONEY
 
@@ -23,8 +27,8 @@ class Finding(NamedTuple):
         return f"{self.check}: {self.row}"
 
 
-# By kind of engagement: 1 like, 2 view, 3 share.
-ACTORS_AWARDS: Final = "ARRAY['video_liked', 'video_viewed', 'video_shared']"
+# By kind of engagement: 1 like, 2 view, 3 share, 4 comment (which nobody else earns by).
+ACTORS_AWARDS: Final = "ARRAY['video_liked', 'video_viewed', 'video_shared', 'comment_posted']"
 CREATORS_AWARDS: Final = "ARRAY['like_received', 'view_received', 'share_received']"
 
 # Each query lists offending rows; none is the good answer.
@@ -53,7 +57,7 @@ CHECKS: Final[dict[str, str]] = {
     "a negative balance": "SELECT user_id, currency, balance FROM accounts WHERE balance < 0 OR reserved < 0",
     "an award that the platform did not issue": f"""
         SELECT user_id, seq, action, counter_account, transfer_id FROM wallet_transactions
-        WHERE action = ANY({ACTORS_AWARDS} || {CREATORS_AWARDS})
+        WHERE action = ANY({ACTORS_AWARDS} || {CREATORS_AWARDS} || {UPLOADS_AWARD})
             AND (counter_account <> '{ISSUANCE}' OR transfer_id IS NOT NULL)""",
     "seq is not gapless up to the head": """
         SELECT user_id, h.seq, h.oldest_seq, count(s.seq) AS events FROM heads h
@@ -84,7 +88,7 @@ CHECKS: Final[dict[str, str]] = {
         FULL JOIN (SELECT user_id, metadata ->> 'videoId' AS video_id, action, sum(points) AS paid, count(*) AS times
             FROM wallet_transactions WHERE action = ANY({ACTORS_AWARDS}) GROUP BY 1, 2, 3) e
             USING (user_id, video_id, action)
-        WHERE f.flagged IS DISTINCT FROM e.paid OR e.times > 1""",
+        WHERE f.flagged IS DISTINCT FROM e.paid OR (e.times > 1 AND action <> 'comment_posted')""",
     "creators' flags are not entries plus waiting accruals": f"""
         SELECT user_id, video_id, kind, sum(flagged) AS flagged, sum(paid) AS paid, sum(flags) AS flags,
             sum(times) AS times FROM (
@@ -109,6 +113,10 @@ CHECKS: Final[dict[str, str]] = {
     "paid flag without points": """
         SELECT actor_id, video_id, kind FROM engagements
         WHERE actor_paid <> (actor_points > 0) OR creator_paid <> (creator_points > 0)""",
+    **ACTIONS_CHECKS,
+    **SPENDING_CHECKS,
+    **EVENTS_CHECKS,
+    **ACCESS_CHECKS,
 }
 
 

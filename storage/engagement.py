@@ -1,4 +1,4 @@
-"""Likes, views and shares: what a batch of them needs to know, and where it is written."""
+"""Likes, views, shares and comments: what a batch of them needs to know, and where it is written."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ SELECT d.video_id, d.kind, v.owner_id, v.title, {QUIET} AS quiet,
     coalesce(c.total, 0) + coalesce((SELECT sum(w.change) FROM accruals w
         WHERE w.creator_id = v.owner_id AND w.video_id = v.id AND w.kind = d.kind), 0)::bigint AS total
 FROM unnest($1::text[], $2::smallint[]) AS d(video_id, kind)
-JOIN videos v ON v.id = d.video_id
+JOIN videos v ON v.id = d.video_id AND v.deleted_at IS NULL
 LEFT JOIN video_counters c ON c.video_id = d.video_id AND c.kind = d.kind
 """
 
@@ -39,7 +39,8 @@ class Concerned(NamedTuple):
 
 
 async def list_concerned(conn: Connection, keys: Sequence[tuple[str, int]]) -> dict[tuple[str, int], Concerned]:
-    """Owner, title, quietness and total per (video id, kind), unlocked; unknown videos are missing."""
+    """Owner, title, quietness and total per (video id, kind), unlocked; unknown and deleted videos are
+    missing."""
     rows = await conn.fetch(LIST_CONCERNED, *columns(keys, 2))
     return {(row[0], row[1]): Concerned(*row[2:]) for row in rows}
 

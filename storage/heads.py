@@ -28,6 +28,17 @@ async def lock(conn: Connection, user_ids: Collection[int], *, skip_locked: bool
     return {row[0]: row[1] for row in rows}
 
 
+HOLD_BRIEFLY = """
+SELECT set_config('idle_in_transaction_session_timeout', '2s', true), set_config('lock_timeout', '2s', true)
+"""
+
+
+async def hold_briefly(conn: Connection) -> None:
+    """For this transaction what lanes have for all of theirs: whoever freezes with heads locked must not stop the
+    others, and whoever waits for a head does not wait for ever."""
+    await conn.execute(HOLD_BRIEFLY)
+
+
 LIST = "SELECT user_id, seq, oldest_seq FROM heads WHERE user_id = ANY($1::bigint[])"
 
 

@@ -1,18 +1,27 @@
-"""The inbox: `append` is the only writer of `seq`. Ledger entries are events too, and read with it."""
+"""The inbox: `append` is the only writer of `seq`. Ledger entries are events too, and read with it.
+
+An inbox reaches back to its head's `oldest_seq`. Events below it are deleted (storage/retention.py); entries stay
+in the ledger, but are no part of the inbox any more.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from datetime import datetime
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Final, NamedTuple
 from uuid import UUID
 
-from storage import ledger
+from storage import broadcasts, ledger
+from storage.broadcasts import Body
 from storage.ledger import Entry
 from storage.statement import Write, columns
 
 if TYPE_CHECKING:
     from asyncpg import Connection
+
+
+PAGE_BYTES: Final = 262_144  # of backends' bodies, from which on a page ends: they may be large, all others are small
+_MOST_OVERTAKINGS: Final = 5  # a page is read in milliseconds, an inbox trimmed every few seconds
 
 
 class StoredEvent(NamedTuple):
@@ -26,6 +35,16 @@ class StoredEvent(NamedTuple):
     data: str
     created_at: datetime
 
+
+class SharedEvent(NamedTuple):
+    """One event of one recipient of many: `body` is what all of them get."""
+
+    user_id: int
+    seq: int
+    body: Body
+
+
+Event = StoredEvent | Entry | SharedEvent
 
 APPEND_EVENTS = """
 INSERT INTO inbox (user_id, seq, id, type, event_type, data, created_at)
@@ -50,28 +69,72 @@ def append(events: Sequence[StoredEvent], heads: Mapping[int, int]) -> list[Writ
     return writes
 
 
+# Of many recipients: `id` derives from the backend's own, so that an event that stood twice would be found.
+APPEND_SHARED = """
+INSERT INTO inbox (user_id, seq, id, type, event_type, created_at, broadcast_id)
+SELECT new.user_id, new.seq, $3, $4, $5, (SELECT clock_timestamp()), $6
+FROM unnest($1::bigint[], $2::bigint[]) AS new(user_id, seq)
+"""
+
+
+def append_shared(events: Sequence[SharedEvent], event_id: UUID, broadcast_id: int) -> list[Write]:
+    """The writes that store one event of each recipient and move their heads, whose locks the caller holds. All have
+    the body of `broadcast_id`, which is stored; `event_id` is the same for all of them and no other."""
+    if not events:
+        return []
+    users, seqs, body = [event.user_id for event in events], [event.seq for event in events], events[0].body
+    shared = Write(APPEND_SHARED, (users, seqs, event_id, body.type, body.event_type, broadcast_id))
+    return [shared, Write(ADVANCE, (users, seqs))]
+
+
 LIST_EVENTS = """
-SELECT user_id, seq, id, type, event_type, data, created_at FROM inbox
+SELECT user_id, seq, id, type, event_type, data, created_at, broadcast_id FROM inbox
 WHERE user_id = $1 AND seq > $2 AND seq <= $3 ORDER BY seq LIMIT $4
 """
 
 LIST_ENTRIES = f"""
 SELECT {ledger.COLUMNS} FROM wallet_transactions
-WHERE user_id = $1 AND seq > $2 AND seq <= $3 ORDER BY seq LIMIT $4
+WHERE user_id = $1 AND seq > $2 AND seq <= $3 AND seq >= (SELECT oldest_seq FROM heads WHERE user_id = $1)
+ORDER BY seq LIMIT $4
 """
 
 
-async def list_after(conn: Connection, user_id: int, after: int, upto: int, limit: int) -> list[StoredEvent | Entry]:
-    """The user's events with after < seq <= upto, ascending, at most `limit`.
+async def list_after(conn: Connection, user_id: int, after: int, upto: int, limit: int) -> list[Event]:
+    """The user's events with after < seq <= upto, ascending without a gap, at most `limit` and fewer where they are
+    large; they begin further up where retention has overtaken `after`.
 
-    Two statements may see different heads, so `upto` must be a head that was read before: what is
-    committed up to there is seen by both.
+    The statements may see different heads, so `upto` must be a head that was read before: what is
+    committed up to there is seen by all. A gap says that retention came between them.
     """
-    events = [StoredEvent(*row) for row in await conn.fetch(LIST_EVENTS, user_id, after, upto, limit)]
+    page: list[Event] = []
+    for _ in range(_MOST_OVERTAKINGS):
+        page = await _list_once(conn, user_id, after, upto, limit)
+        if not page or page[-1].seq - page[0].seq == len(page) - 1:
+            break
+    return page
+
+
+async def _list_once(conn: Connection, user_id: int, after: int, upto: int, limit: int) -> list[Event]:
+    rows = await conn.fetch(LIST_EVENTS, user_id, after, upto, limit)
     entries = [Entry(*row) for row in await conn.fetch(LIST_ENTRIES, user_id, after, upto, limit)]
-    merged: list[StoredEvent | Entry] = [*events, *entries]
-    merged.sort(key=lambda event: event.seq)
-    return merged[:limit]
+    shared = [row[7] for row in rows if row[7] is not None]
+    bodies = await broadcasts.list_bodies(conn, shared, PAGE_BYTES) if shared else {}
+    merged: list[Event] = [*entries]
+    end = upto
+    for row in rows:
+        if row[7] is None:
+            merged.append(StoredEvent(*row[:7]))
+        elif body := bodies.get(row[7]):
+            merged.append(SharedEvent(row[0], row[1], body))
+        elif row[7] in bodies:
+            end = row[1] - 1
+            break
+    merged.sort(key=_seq_of)
+    return [event for event in merged[:limit] if event.seq <= end]
+
+
+def _seq_of(event: Event) -> int:
+    return event.seq
 
 
 MARK_ACKED = """

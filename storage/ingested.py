@@ -3,10 +3,21 @@
 from __future__ import annotations
 
 from datetime import datetime
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
+
+from storage.statement import Write
 
 if TYPE_CHECKING:
     from asyncpg import Connection
+
+
+class Taken(NamedTuple):
+    """What an event said when it was taken in, and how many recipients it had."""
+
+    fingerprint: bytes
+    accepted: int
+    skipped: int
+
 
 INSERT_EVENT = """
 INSERT INTO ingested_events (source, id, fingerprint) VALUES ($1, $2, $3)
@@ -23,10 +34,18 @@ async def insert_event(conn: Connection, source: str, event_id: str, fingerprint
     return taken_at
 
 
-FETCH_FINGERPRINT = "SELECT fingerprint FROM ingested_events WHERE source = $1 AND id = $2"
+FETCH_TAKEN = "SELECT fingerprint, accepted, skipped FROM ingested_events WHERE source = $1 AND id = $2"
 
 
-async def fetch_fingerprint(conn: Connection, source: str, event_id: str) -> bytes | None:
-    """What an event said when it was taken in; ask in a statement after `insert_event`, which can't see it."""
-    fingerprint: bytes | None = await conn.fetchval(FETCH_FINGERPRINT, source, event_id)
-    return fingerprint
+async def fetch_taken(conn: Connection, source: str, event_id: str) -> Taken | None:
+    """An event that was taken in; ask in a statement after `insert_event`, which can't see it."""
+    row = await conn.fetchrow(FETCH_TAKEN, source, event_id)
+    return Taken(*row) if row else None
+
+
+MARK_COUNTS = "UPDATE ingested_events SET accepted = $3, skipped = $4 WHERE source = $1 AND id = $2"
+
+
+def mark_counts(source: str, event_id: str, accepted: int, skipped: int) -> Write:
+    """The write that keeps how many recipients it had, in the transaction that took it in."""
+    return Write(MARK_COUNTS, (source, event_id, accepted, skipped))

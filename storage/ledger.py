@@ -12,14 +12,22 @@ from storage.statement import Write, columns
 if TYPE_CHECKING:
     from asyncpg import Connection
 
+# The platform's own accounts. What a user gives back of issued points goes where they came from.
 ISSUANCE: Final = "platform:issuance"
+PURCHASES: Final = "platform:purchases"
+PAYOUTS: Final = "platform:payouts"
+
+
+def user_account(user_id: int) -> str:
+    """How an entry names the wallet of another user as its counter-account."""
+    return f"user:{user_id}"
 
 
 class Entry(NamedTuple):
     """One row of wallet_transactions, which is also the event `seq` of its user.
 
     `points` carries the sign of the change. `reason` None means the action's fixed text,
-    `metadata` is JSON text.
+    `metadata` is JSON text. `transfer_id` is what the rows of one transfer have in common; None: it is this row alone.
     """
 
     user_id: int
@@ -35,17 +43,18 @@ class Entry(NamedTuple):
     reason: str | None
     metadata: str
     created_at: datetime
+    transfer_id: UUID | None = None
 
 
 COLUMNS: Final = (
     "user_id, seq, currency, n, id, action, points, balance_before, balance_after, "
-    "counter_account, reason, metadata, created_at"
+    "counter_account, reason, metadata, created_at, transfer_id"
 )
 
 POST_ENTRIES = f"""
 INSERT INTO wallet_transactions ({COLUMNS})
 SELECT * FROM unnest($1::bigint[], $2::bigint[], $3::text[], $4::bigint[], $5::uuid[], $6::text[], $7::bigint[],
-    $8::bigint[], $9::bigint[], $10::text[], $11::text[], $12::json[], $13::timestamptz[])
+    $8::bigint[], $9::bigint[], $10::text[], $11::text[], $12::json[], $13::timestamptz[], $14::uuid[])
 """
 
 POST_BALANCES = """
@@ -64,7 +73,7 @@ def post(entries: Sequence[Entry]) -> list[Write]:
         return []
     last = {(entry.user_id, entry.currency): (entry.balance_after, entry.n) for entry in entries}
     accounts = [(user_id, currency, *state) for (user_id, currency), state in last.items()]
-    return [Write(POST_ENTRIES, columns(entries, 13)), Write(POST_BALANCES, columns(accounts, 4))]
+    return [Write(POST_ENTRIES, columns(entries, 14)), Write(POST_BALANCES, columns(accounts, 4))]
 
 
 LIST_BALANCES = """
@@ -80,7 +89,7 @@ async def list_balances(conn: Connection, user_id: int, currency: str | None) ->
 
 LIST_ENTRIES = f"""
 SELECT h.seq, e.* FROM heads h LEFT JOIN LATERAL (
-    SELECT {COLUMNS}, status, coalesce(transfer_id, id) AS transfer_id FROM wallet_transactions
+    SELECT {COLUMNS}, status FROM wallet_transactions
     WHERE user_id = h.user_id AND seq < $2 AND ($3::text IS NULL OR currency = $3) ORDER BY seq DESC LIMIT $4
 ) e ON true WHERE h.user_id = $1 ORDER BY e.seq DESC
 """
@@ -92,5 +101,30 @@ async def list_entries(
     """([(entry, status, transfer id)], the user's seq in the same snapshot), newest first: `seq` and `n` of one account
     rise together."""
     rows = await conn.fetch(LIST_ENTRIES, user_id, before_seq, currency, limit)
-    entries = [(Entry(*row[1:14]), row[14], row[15]) for row in rows if row[1] is not None]
-    return entries, rows[0][0] if rows else 0
+    entries = [(Entry(*row[1:15]), row[15]) for row in rows if row[1] is not None]
+    page = [(entry, status, entry.transfer_id or entry.id) for entry, status in entries]
+    return page, rows[0][0] if rows else 0
+
+
+class Wallet(NamedTuple):
+    """One account of a user in the moment of `now`; amounts are minor units."""
+
+    user_id: int
+    currency: str
+    status: str
+    balance: int
+    reserved: int
+    n: int
+    now: datetime
+
+
+LIST_WALLETS = """
+SELECT d.user_id, d.currency, u.status, a.balance, a.reserved, a.n, clock_timestamp()
+FROM unnest($1::bigint[], $2::text[]) AS d(user_id, currency)
+JOIN users u ON u.id = d.user_id JOIN accounts a ON a.user_id = d.user_id AND a.currency = d.currency
+"""
+
+
+async def list_wallets(conn: Connection, wallets: Sequence[tuple[int, str]]) -> list[Wallet]:
+    """These (user, currency) accounts, to be moved: the caller holds the users' heads."""
+    return [Wallet(*row) for row in await conn.fetch(LIST_WALLETS, *columns(wallets, 2))]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
 from storage.statement import columns
@@ -105,8 +105,13 @@ UPDATE users u SET
     email = nullif(coalesce(given.email, u.email), ''),
     roles = coalesce(string_to_array(given.roles, ','), u.roles),
     status = coalesce(given.status, u.status),
+    suspended_xact = CASE WHEN given.status = 'suspended' AND u.status <> 'suspended' THEN pg_current_xact_id()
+        ELSE u.suspended_xact END,
     following_count = coalesce(given.following_count, u.following_count),
     followers_count = coalesce(given.followers_count, u.followers_count),
+    -- the directory's part, where follow verbs have counted for them (storage/follows.py)
+    following_base = u.following_base + coalesce(given.following_count - u.following_count, 0),
+    followers_base = u.followers_base + coalesce(given.followers_count - u.followers_count, 0),
     version = coalesce(given.version, u.version)
 FROM given JOIN locked ON locked.id = given.id
 WHERE u.id = given.id AND (given.version >= u.version) IS NOT FALSE
@@ -127,3 +132,21 @@ async def upsert_users(conn: Connection, changes: Sequence[UserChange]) -> None:
     if named:
         await insert_unknown_users(conn, [change.id for change in named], [change.username for change in named])
     await conn.execute(UPDATE_USERS, *columns(changes, len(UserChange._fields)))
+
+
+LOCK_USERS = FETCH_USER.replace(
+    "WHERE u.id = $1", "WHERE u.id = ANY($1::bigint[]) ORDER BY u.id FOR NO KEY UPDATE OF u"
+)
+
+
+async def lock_users(conn: Connection, user_ids: Collection[int]) -> dict[int, StoredUser]:
+    """Those of the users who exist, as they are and stay until the transaction ends."""
+    return {row[0]: StoredUser(*row) for row in await conn.fetch(LOCK_USERS, list(user_ids))}
+
+
+LIST_KNOWN = "SELECT id FROM users WHERE id = ANY($1::bigint[])"
+
+
+async def list_known(conn: Connection, user_ids: Collection[int]) -> set[int]:
+    """Those of the users who exist."""
+    return {row[0] for row in await conn.fetch(LIST_KNOWN, list(user_ids))}

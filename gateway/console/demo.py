@@ -11,6 +11,7 @@ import jwt
 import msgspec
 from aiohttp import web
 
+from gateway.http.client import MODULE
 from handlers.directory.handler import DirectoryHandler
 from handlers.directory.wire import PutUserRequest, PutVideoRequest
 from handlers.wire import Message, encode
@@ -53,6 +54,7 @@ class DemoVideo(Message):
     likes: int
     views: int
     shares: int
+    comments: int
 
 
 class DemoStage(Message):
@@ -78,8 +80,8 @@ class Demo:
             await self._directory.put_video(video_id, PutVideoRequest(owner_id=CREATOR, title=title))
 
     def routes(self) -> list[web.RouteDef]:
-        """The page, its files and the stage."""
-        files = [file for file in FILES.iterdir() if file.suffix in CONTENT_TYPES]
+        """The page, its files and the stage; the client is there in any case (gateway.http.client)."""
+        files = [file for file in FILES.iterdir() if file.suffix in CONTENT_TYPES and file != MODULE]
         pages = [web.get(f"/{file.name}", _file_handler(file)) for file in files]
         return [web.get("/", _file_handler(FILES / "index.html")), web.get("/demo.json", self._stage), *pages]
 
@@ -88,9 +90,8 @@ class Demo:
         videos = []
         for video_id in VIDEOS:
             view: Any = await self._directory.get_video(video_id)
-            videos.append(
-                DemoVideo(video_id, view.title, view.owner_id, view.total_likes, view.total_views, view.total_shares)
-            )
+            totals = view.total_likes, view.total_views, view.total_shares, view.total_comments
+            videos.append(DemoVideo(video_id, view.title, view.owner_id, *totals))
         return web.Response(body=encode(DemoStage(phones, videos)), content_type="application/json", headers=SECURITY)
 
     def _phone(self, user_id: int, person: PutUserRequest) -> DemoPhone:

@@ -1,21 +1,20 @@
 /**
  * One phone of the demo page. Everything that it shows comes from what the server said, acks and notifications:
- * the page keeps no truth of its own.
+ * the page keeps no truth of its own. What was tapped and has no answer yet is in the client's outbox, which survives a
+ * reload of this tab.
  */
 
-import { ApplauseClient, newActionId } from "./applause.js";
-import { replay, spawn, stamp } from "./dom.js";
+import { connect, newActionId } from "./applause.js";
+import { spawn, stamp } from "./dom.js";
+import { calm, clock, money, signed } from "./format.js";
+import { PersonCard } from "./person.js";
+import { told, waiting } from "./told.js";
+import { VideoCard } from "./video.js";
 
-const WATCH_MS = 1_600;
 const TOAST_MS = 4_200;
 const EVENTS_KEPT = 60;
 const TOASTS_AT_ONCE = 1;
-
-const money = new Intl.NumberFormat("en", { minimumFractionDigits: 2, maximumFractionDigits: 2 });
-const count = new Intl.NumberFormat("en", { notation: "compact", maximumFractionDigits: 1 });
-const clock = new Intl.DateTimeFormat("en", { hour: "2-digit", minute: "2-digit", hourCycle: "h23" });
-const signed = (points) => `${points < 0 ? "−" : "+"}${money.format(Math.abs(points))}`;
-const calm = matchMedia("(prefers-reduced-motion: reduce)");
+const WAITING_SHOWN = 3;
 
 const STATES = {
   stopped: "Offline",
@@ -26,38 +25,7 @@ const STATES = {
   refused: "Refused",
 };
 const ROLES = { viewer: "Viewer, earns by liking and sharing", creator: "Creator, earns when others do" };
-const REASONS = {
-  own_video: "Your own video: counted, not paid",
-  already_paid: "Counted. Paid once before, so not again",
-  daily_cap: "Counted. Today’s cap is reached",
-  not_eligible: "Counted. Not eligible for points",
-};
 const SCENES = ["dawn", "hearth", "night", "sea"];
-
-// --- what a notification says ----------------------------------------------------------------------------------
-
-/** @returns {{icon: string, text: string, detail?: string, points?: number}} */
-function told({ type, eventType, data }, titleOf) {
-  const actors = `${data.actorUsername ?? "Somebody"}${data.count > 1 ? ` and ${data.count - 1} more` : ""}`;
-  switch (type) {
-    case "video_like":
-      return { icon: "heart", text: `${actors} liked your video`, detail: titleOf(data.videoId) };
-    case "video_share":
-      return { icon: "share", text: `${actors} shared your video`, detail: titleOf(data.videoId) };
-    case "points_earned":
-      return { icon: "coin", text: data.reason, detail: data.metadata?.videoTitle, points: data.points };
-    case "points_deducted":
-      return { icon: "coin", text: data.reason, detail: data.metadata?.itemName, points: -data.points };
-    case "wallet_update":
-      return { icon: "coin", text: data.reason, points: data.newBalance - data.previousBalance };
-    case "profile_followed":
-      return { icon: "star", text: `${actors} follows you` };
-    default:
-      return { icon: "bell", text: (type ?? eventType).replaceAll("_", " ") };
-  }
-}
-
-// --- parts of a phone ------------------------------------------------------------------------------------------
 
 /** A balance that counts up for the eyes, and is read out once for the ears. */
 class Balance {
@@ -97,102 +65,27 @@ class Balance {
   }
 }
 
-/** One video of the feed: its picture, its buttons, its totals. */
-class VideoCard {
-  #playing = false;
-
-  constructor(video, { owner, scene, act }) {
-    const { element, part } = stamp("video");
-    Object.assign(this, { video, element, part, act });
-    element.dataset.video = video.videoId;
-    element.querySelector(".art").classList.add(scene);
-    part("title").textContent = video.title;
-    part("owner").textContent = owner;
-    part("view").setAttribute("aria-label", `Play ${video.title}`);
-    part("like").addEventListener("click", () => this.#toggleLike());
-    part("view").addEventListener("click", () => this.#play());
-    part("share").addEventListener("click", () => this.#do("video:share", "shares", { channel: "demo" }));
-    this.showTotals(video);
-  }
-
-  showTotals(totals) {
-    for (const kind of ["likes", "views", "shares"]) {
-      if (totals[kind] !== undefined) this.part(kind).textContent = count.format(totals[kind]);
-    }
-    this.part("like").setAttribute("aria-label", `Like ${this.video.title}, ${this.part("likes").textContent} likes`);
-    this.part("share").setAttribute("aria-label", `Share ${this.video.title}, ${this.part("shares").textContent} shares`);
-  }
-
-  async #toggleLike() {
-    const heart = this.part("like");
-    const liked = heart.getAttribute("aria-pressed") !== "true";
-    heart.setAttribute("aria-pressed", String(liked));
-    if (liked) this.#burst(heart);
-    const ack = await this.#do(liked ? "video:like" : "video:unlike", "likes");
-    if (!ack.ok) heart.setAttribute("aria-pressed", String(!liked));
-  }
-
-  #burst(heart) {
-    replay(heart, "pop");
-    if (calm.matches) return;
-    for (let spark = 0; spark < 8; spark++) {
-      const element = spawn("i", "spark");
-      element.style.setProperty("--turn", `${spark * 45 + 12}deg`);
-      element.addEventListener("animationend", () => element.remove());
-      heart.append(element);
-    }
-  }
-
-  #play() {
-    if (this.#playing) return;
-    this.#playing = true;
-    replay(this.element, "playing");
-    setTimeout(() => {
-      this.#playing = false;
-      this.element.classList.remove("playing");
-      this.#do("video:view", "views", { watchedMs: WATCH_MS });
-    }, WATCH_MS);
-  }
-
-  async #do(event, kind, extra = {}) {
-    const ack = await this.act(event, { videoId: this.video.videoId, ...extra });
-    if (ack.ok) this.showTotals({ [kind]: ack.data.total });
-    this.#remark(remarkOn(ack));
-    return ack;
-  }
-
-  #remark(text) {
-    const remark = this.part("remark");
-    remark.textContent = text;
-    replay(remark, "fresh");
-  }
-}
-
-function remarkOn({ ok, data, error }) {
-  if (!ok) return error.message || error.code;
-  if (data.award) return `+${money.format(data.award.points)} LYK`;
-  return REASONS[data.reason] ?? "Counted";
-}
-
-// --- one phone -------------------------------------------------------------------------------------------------
-
 export class Phone {
   #unread = 0;
   #lastWalletSeq = 0;
   #cards = new Map();
+  #since = new Map();           // actionId -> when it was tapped; null where there was no connection
 
   constructor(user, { demo, tour, wire, figures }) {
     const { element, part } = stamp("phone");
     Object.assign(this, { user, demo, tour, figures, element, part });
     this.balance = new Balance(part("balance"), part("spoken-balance"), part("gains"));
-    this.client = new ApplauseClient({
+    this.client = connect({
       url: location.origin,
-      getToken: (need) => demo.token(user.userId, need),
-      deviceId: `console-${newActionId()}`,
+      token: (need) => demo.token(user.userId, need),
+      user: user.userId,
+      storage: sessionStorage,
     });
     this.#furnish();
     this.#fillFeed();
     this.#listen(wire.column(user.name));
+    this.#showOutbox(this.client.outbox);
+    this.#switch(sessionStorage.getItem(this.#offlineKey) === null);
     this.open(user.role === "creator" ? "activity" : "feed");
   }
 
@@ -214,7 +107,7 @@ export class Phone {
     part("role").textContent = ROLES[user.role] ?? user.role;
     part("face").textContent = user.name[0];
     part("switch").setAttribute("aria-label", `${user.name}’s network`);
-    part("switch").addEventListener("click", () => this.#switch());
+    part("switch").addEventListener("click", () => this.#toggleNetwork());
     for (const tab of element.querySelectorAll("[data-tab]")) {
       tab.addEventListener("click", () => this.open(tab.dataset.tab));
     }
@@ -225,10 +118,14 @@ export class Phone {
 
   #fillFeed() {
     const feed = this.element.querySelector('[data-pane="feed"]');
+    const act = (event, payload) => this.#act(event, payload);
+    const readComments = (videoId) => this.#readComments(videoId);
+    this.person = new PersonCard(this.demo.phones.find(({ userId }) => userId !== this.user.userId), { act });
+    feed.append(this.person.element);
     this.demo.videos.forEach((video, index) => {
       const owner = video.ownerId === this.user.userId ? "by you" : `by ${this.demo.nameOf(video.ownerId)}`;
       const scene = SCENES[index % SCENES.length];
-      const card = new VideoCard(video, { owner, scene, act: (...deed) => this.#act(...deed) });
+      const card = new VideoCard(video, { owner, scene, act, readComments });
       this.#cards.set(video.videoId, card);
       feed.append(card.element);
     });
@@ -240,39 +137,84 @@ export class Phone {
     client.on("welcome", (welcome) => this.#greet(welcome));
     client.on("notification", (envelope) => this.#hear(envelope));
     client.on("resumed", ({ replayed }) => this.#caughtUp(replayed));
-    client.on("outbox", (waiting) => this.#showOutbox(waiting));
+    client.on("outbox", (actions) => this.#showOutbox(actions));
+    client.on("settled", (settled) => this.#answered(settled));
     client.on("closing", ({ message, code }) => this.#say(message || code));
     client.on("refused", ({ message, code }) => this.#say(message || code));
     client.on("frame", (frame) => column.add(frame));
   }
 
-  async #act(event, payload) {
-    const start = performance.now();
-    const online = this.client.state === "online";
-    const ack = await this.client.perform(event, payload);
-    this.figures.answered(online ? performance.now() - start : null);
-    this.tour.saw({ what: "answer", by: this.user.role, event, ack });
-    return ack;
+  #act(event, payload) {
+    const actionId = newActionId();
+    this.#since.set(actionId, this.client.state === "online" ? performance.now() : null);
+    this.client.act(event, { ...payload, actionId }).catch(({ message }) => {
+      if (this.#since.delete(actionId)) this.#say(message);  // it was not even taken
+    });
   }
 
-  #switch() {
+  /** Answers come here whether they are this page's or one's before a reload. */
+  #answered({ actionId, event, payload, ack }) {
+    const since = this.#since.get(actionId) ?? null;
+    this.#since.delete(actionId);
+    this.figures.answered(since && performance.now() - since);
+    const card = this.#cards.get(payload.videoId);
+    if (card) card.answered(event, ack);
+    else this.person.answered(event, payload, ack);
+    this.tour.saw({ what: "answer", by: this.user.role, event, ack, waited: since === null });
+  }
+
+  get #offlineKey() { return `demo:${this.user.userId}:offline`; }
+
+  #toggleNetwork() {
     const online = this.part("switch").getAttribute("aria-checked") !== "true";
-    this.part("switch").setAttribute("aria-checked", String(online));
-    if (online) this.client.start();
-    else this.client.stop();
+    if (online) sessionStorage.removeItem(this.#offlineKey);
+    else sessionStorage.setItem(this.#offlineKey, "yes");
+    this.#switch(online);
     this.tour.saw({ what: online ? "back" : "away", by: this.user.role });
+  }
+
+  #switch(online) {
+    this.part("switch").setAttribute("aria-checked", String(online));
+    if (online) this.client.open();
+    else this.client.close();
+    this.#showState(this.client.state);
   }
 
   #showState(state) {
     this.element.dataset.state = state;
     this.part("state").textContent = STATES[state];
-    if (state === "stopped") this.#say("Offline. Taps wait in the outbox.", { stay: true });
+    if (state === "stopped") this.#sayWaiting(this.client.outbox.length);
   }
 
-  #showOutbox(waiting) {
-    if (this.client.state !== "online" && waiting > 0) {
-      this.#say(`Offline. ${waiting} ${waiting === 1 ? "tap waits" : "taps wait"} in the outbox.`, { stay: true });
-    }
+  #showOutbox(actions) {
+    const about = (id) => actions.filter(({ payload }) => payload.videoId === id);
+    for (const [videoId, card] of this.#cards) card.showWaiting(about(videoId));
+    this.person.showWaiting(about(undefined));
+    const more = actions.length - WAITING_SHOWN;
+    const rows = actions.slice(0, WAITING_SHOWN).map((action) => this.#waitingRow(waiting(action, this.demo)));
+    if (more > 0) rows.push(spawn("li", "more", `and ${more} more`));
+    this.part("outbox").replaceChildren(...rows);
+    if (this.client.state !== "online" && actions.length > 0) this.#sayWaiting(actions.length);
+  }
+
+  #waitingRow({ icon, text }) {
+    const { element, part } = stamp("waiting");
+    element.querySelector("use").setAttribute("href", `#icon-${icon}`);
+    part("text").textContent = text;
+    return element;
+  }
+
+  #sayWaiting(count) {
+    const taps = count === 1 ? "1 tap waits" : `${count} taps wait`;
+    this.#say(count > 0 ? `Offline. ${taps} in the outbox.` : "Offline. Taps wait in the outbox.", { stay: true });
+  }
+
+  async #readComments(videoId) {
+    if (this.client.state !== "online") return null;
+    const token = await this.demo.token(this.user.userId, { fresh: false });
+    const path = `v1/videos/${encodeURIComponent(videoId)}/comments?limit=20`;
+    const answer = await fetch(path, { headers: { authorization: `Bearer ${token}` } });
+    return answer.ok ? (await answer.json()).comments : null;
   }
 
   /** On the first connect, and where the inbox could not bridge the gap, the state is fetched; else it is replayed. */
@@ -280,17 +222,18 @@ export class Phone {
     if (this.balance.known && complete) return this.#refreshTotals();
     this.#lastWalletSeq = 0;
     this.part("events").replaceChildren();
-    this.#load(seq);
+    this.#load(seq, (complete && this.client.lastSeq) || seq);
   }
 
-  async #load(seq) {
+  /** `seq` is the inbox's head, `from` where the replay begins: what was before it is fetched. */
+  async #load(seq, from) {
     try {
-      const wallet = await this.client.request("wallet:get", {});
-      const lyk = wallet.data?.balances.find(({ currency }) => currency === "LYK");
-      if (wallet.ok && this.#lastWalletSeq <= seq) this.balance.show(lyk?.balance ?? 0);  // else an event was faster
-      if (seq === 0) return;
-      const page = await this.client.request("inbox:fetch", { afterSeq: Math.max(0, seq - 20), limit: 20 });
-      const old = page.ok ? page.data.events.filter((envelope) => envelope.seq <= seq) : [];
+      const { balances } = await this.client.ask("wallet:get");
+      const lyk = balances.find(({ currency }) => currency === "LYK");
+      if (this.#lastWalletSeq <= seq) this.balance.show(lyk?.balance ?? 0);  // else an event was faster
+      if (from === 0) return;
+      const page = await this.client.ask("inbox:fetch", { afterSeq: Math.max(0, from - 20), limit: 20 });
+      const old = page.events.filter((envelope) => envelope.seq <= from);
       this.part("events").append(...old.map((envelope) => this.#row(envelope)).reverse());
       this.part("empty").hidden = this.part("events").childElementCount > 0;
     } catch {
@@ -311,6 +254,7 @@ export class Phone {
       this.balance.show(envelope.data.newBalance);
     }
     if (envelope.data.metadata?.videoId) this.#showTotals(envelope.data.metadata);
+    if (envelope.type === "video_comment") this.#cards.get(envelope.data.videoId)?.refreshComments();
     this.#keep(envelope, live);
     if (live) this.#toast(envelope);
     this.figures.delivered();
@@ -332,7 +276,7 @@ export class Phone {
   }
 
   #row(envelope) {
-    const { icon, text, detail, points } = told(envelope, (videoId) => this.demo.titleOf(videoId));
+    const { icon, text, detail, points } = told(envelope, this.demo);
     const { element, part } = stamp("event");
     element.dataset.icon = icon;
     element.dataset.seq = envelope.seq;
@@ -345,10 +289,10 @@ export class Phone {
 
   #toast(envelope) {
     if (this.pane === "activity") return;  // the list shows it already
-    const { icon, text, points } = told(envelope, (videoId) => this.demo.titleOf(videoId));
+    const { icon, text, points } = told(envelope, this.demo);
     const toast = spawn("p", "toast", text);
     toast.dataset.icon = icon;
-    if (points !== undefined) toast.append(spawn("strong", "", signed(points)));
+    if (points !== undefined) toast.append(spawn("strong", points < 0 ? "spent" : "", signed(points)));
     const toasts = this.part("toasts");
     toasts.append(toast);
     while (toasts.childElementCount > TOASTS_AT_ONCE) toasts.firstElementChild.remove();

@@ -11,7 +11,7 @@ const count = new Intl.NumberFormat("en", { notation: "compact", maximumFraction
 
 /** The steps to try, which tick themselves off when the page has seen them happen. */
 class Tour {
-  #done = new Set();
+  #done = new Set(JSON.parse(sessionStorage.getItem("demo:done")));
   #away = false;
 
   constructor(list, { viewer, creator }) {
@@ -21,16 +21,19 @@ class Tour {
       ["offline", `Switch ${creator} off, then like or share more`, "The inbox goes on alone."],
       ["back", `Switch ${creator} back on`, "All that was missed arrives, in order, once."],
       ["once", "Unlike and like again", "It counts again. It never pays twice."],
+      ["outbox", `Switch ${viewer} off, tap, reload, switch back on`, "Taps wait in an outbox. Each is paid once."],
     ];
     this.items = new Map(this.steps.map(([key, title, why]) => [key, this.#item(list, title, why)]));
+    for (const key of this.#done) this.items.get(key)?.classList.add("done");
     this.#point();
   }
 
-  saw({ what, by, event, ack, type, live }) {
+  saw({ what, by, event, ack, waited, type, live }) {
     const creator = by === "creator";
     if (what === "away" && creator) this.#away = true;
     if (what === "back" && creator) this.#away = false;
     if (what === "answer" && !creator && ack.ok) {
+      if (waited) this.#tick("outbox");
       if (event === "video:like") this.#tick("like");
       if (event === "video:like" && ack.data.reason === "already_paid") this.#tick("once");
       if (this.#away && event !== "video:unlike") this.#tick("offline");
@@ -49,6 +52,7 @@ class Tour {
   #tick(key) {
     if (this.#done.has(key)) return;
     this.#done.add(key);
+    sessionStorage.setItem("demo:done", JSON.stringify([...this.#done]));
     this.items.get(key).classList.add("done");
     this.#point();
   }
@@ -165,8 +169,6 @@ async function main() {
   const around = { demo, tour, wire: new Wire(byId("wire")), figures: new Figures() };
   const phones = demo.phones.map((user) => new Phone(user, around));
   phones.forEach((phone) => byId("stage").append(phone.element));
-  phones.forEach((phone) => phone.client.start());
-  addEventListener("online", () => phones.forEach((phone) => phone.client.retryNow()));
 }
 
 main();

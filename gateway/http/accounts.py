@@ -14,8 +14,8 @@ from gateway.http.queries import cursor_of, limit_of, number_of
 from handlers.caller import Caller
 from handlers.errors import Refusal
 from handlers.inbox.wire import FetchRequest
-from handlers.wallet.wire import Currency, HistoryRequest
-from handlers.wire import Message
+from handlers.wallet.wire import HistoryRequest
+from handlers.wire import Currency, Message
 
 MOST_EVENTS: Final = 500  # as of `inbox:fetch`
 _SEQ: Final = r"[0-9]{1,16}"
@@ -42,8 +42,8 @@ class Inboxes(Protocol):
         """A page of the inbox, with its `seq`."""
         ...
 
-    async def get_state(self, user_id: int) -> Message:
-        """How far the inbox and the user's devices are; Refusal `not_found`."""
+    async def get_state(self, user_id: int) -> tuple[Message, int]:
+        """How far the inbox and the user's devices are, and the inbox head; Refusal `not_found`."""
         ...
 
 
@@ -72,7 +72,7 @@ def account_routes(door: Door, *, wallet: Balances, inbox: Inboxes, know_user: K
         return Reply(*await wallet.get_balances(visit.user_id()))
 
     async def get_inbox(visit: Visit) -> Reply:
-        return Reply(await inbox.get_state(visit.user_id()))
+        return Reply(*await inbox.get_state(visit.user_id()))
 
     reads = {
         "/v1/wallet": door.reads(get_own_wallet),

@@ -28,11 +28,16 @@ def directory_routes(door: Door, directory: DirectoryHandler) -> list[web.RouteD
     async def get_video(visit: Visit) -> Reply:
         return Reply(await directory.get_video(visit.item_id()))
 
+    async def delete_video(visit: Visit) -> Reply:
+        await directory.delete_video(visit.item_id())
+        return Reply(None)
+
     users, videos = "/v1/users/{id}", "/v1/videos/{id}"
     return [
         web.get("/v1/me", door.reads(get_me), expect_handler=meet_expectation),
         web.get(users, door.reads(get_user, backends_only=True), expect_handler=meet_expectation),
         web.put(users, door.writes(put_user, PutUserRequest, backends_only=True), expect_handler=meet_expectation),
         web.get(videos, door.reads(get_video, backends_only=True), expect_handler=meet_expectation),
+        web.delete(videos, door.reads(delete_video, backends_only=True), expect_handler=meet_expectation),
         web.put(videos, door.writes(put_video, PutVideoRequest, backends_only=True), expect_handler=meet_expectation),
     ]

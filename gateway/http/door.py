@@ -5,15 +5,17 @@ from __future__ import annotations
 import asyncio
 import re
 from collections.abc import Awaitable, Callable
+from http import HTTPStatus
 from typing import Final, NamedTuple, Protocol, TypeVar
 
 import msgspec
 from aiohttp import web
+from structlog.contextvars import bind_contextvars
 
-from gateway.auth import AuthError, Claims
+from gateway.auth import AuthError
 from gateway.http.problems import problem_of_ack
 from gateway.payloads import decode
-from handlers.caller import Caller
+from handlers.caller import Caller, Claims
 from handlers.errors import Refusal
 from handlers.wire import MAX_USER_ID, ItemId, Message, encode
 
@@ -32,8 +34,8 @@ B = TypeVar("B")
 class TokenVerifier(Protocol):
     """gateway.auth.Authenticator."""
 
-    def verify(self, token: str, *, leeway: bool) -> Claims:
-        """The claims of a good token; raises AuthError."""
+    async def verify_patiently(self, token: str, *, leeway: bool) -> Claims:
+        """The claims of a good token; raises AuthError. Waits only where its key has to be fetched."""
         ...
 
 
@@ -66,7 +68,7 @@ class Visit(NamedTuple):
 class Reply(NamedTuple):
     """What a deed answers: the bare object, and the reader's inbox head where it is their own state."""
 
-    body: Message | bytes  # bytes: JSON already
+    body: Message | bytes | None  # bytes: JSON already; None: 204
     inbox_seq: int | None = None
     status: int = 200
 
@@ -78,19 +80,20 @@ HttpHandler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
 class Door:
-    """Turns deeds into aiohttp handlers. `is_suspended` knows who may not come in though their token is good."""
+    """Turns deeds into aiohttp handlers. `admit` knows who may not come in though their token is good, and which user
+    they are (handlers.access.handler.AccessHandler)."""
 
-    def __init__(self, *, verifier: TokenVerifier, is_suspended: Callable[[int], Awaitable[bool]]) -> None:
+    def __init__(self, *, verifier: TokenVerifier, admit: Callable[[Claims], Awaitable[Claims]]) -> None:
         self._verifier = verifier
-        self._is_suspended = is_suspended
+        self._admit = admit
 
     def reads(self, deed: Deed, *, backends_only: bool = False) -> HttpHandler:
         """A route without a body."""
 
         async def handle(request: web.Request) -> web.StreamResponse:
-            claims = self._authenticate(request, backends_only)
+            claims = await self._authenticate(request, backends_only)
             async with asyncio.timeout(DEED_PATIENCE_S):
-                await self._refuse_suspended(claims)
+                claims = await self._admit(claims)
                 return _response(await deed(Visit(request, claims)))
 
         return handle
@@ -99,11 +102,11 @@ class Door:
         """A route whose JSON body is an action's payload: decoded, timed and answered by the lane."""
 
         async def handle(request: web.Request) -> web.StreamResponse:
-            claims = self._authenticate(request, backends_only)
+            claims = await self._authenticate(request, backends_only)
             _require_json(request)
             body = await _read_body(request)
             async with asyncio.timeout(DEED_PATIENCE_S):
-                await self._refuse_suspended(claims)
+                claims = await self._admit(claims)
             ack = await act(Visit(request, claims), body)
             return _response(Reply(ack)) if ack.startswith(_GOOD) else problem_of_ack(ack)
 
@@ -114,30 +117,29 @@ class Door:
         decoder = msgspec.json.Decoder(body_type)
 
         async def handle(request: web.Request) -> web.StreamResponse:
-            claims = self._authenticate(request, backends_only)
+            claims = await self._authenticate(request, backends_only)
             _require_json(request)
             body = decode(decoder, await _read_body(request))
             async with asyncio.timeout(DEED_PATIENCE_S):
-                await self._refuse_suspended(claims)
+                claims = await self._admit(claims)
                 return _response(await deed(Visit(request, claims), body))
 
         return handle
 
-    def _authenticate(self, request: web.Request, backends_only: bool) -> Claims:
+    async def _authenticate(self, request: web.Request, backends_only: bool) -> Claims:
         given = request.headers.getall("Authorization", [])
         bearer = _BEARER.fullmatch(given[0]) if len(given) == 1 else None
         try:
-            claims = self._verifier.verify(bearer[1] if bearer else "", leeway=True)
+            claims = await self._verifier.verify_patiently(bearer[1] if bearer else "", leeway=True)
         except AuthError as error:
+            if error.code == "unavailable":
+                raise Refusal("unavailable", error.message, retry_after_ms=1000) from None
             raise Refusal("unauthorized", error.message) from None
+        if claims.caller.user_id is not None:
+            bind_contextvars(user_id=claims.caller.user_id)  # lines that are logged on its way name them
         if backends_only and not claims.caller.is_backend:
             raise Refusal("forbidden", "This is for backends and admins.")
         return claims
-
-    async def _refuse_suspended(self, claims: Claims) -> None:
-        user_id = claims.caller.user_id
-        if user_id is not None and await self._is_suspended(user_id):
-            raise Refusal("forbidden", "This user is suspended.")
 
 
 def _require_json(request: web.Request) -> None:
@@ -158,5 +160,7 @@ async def _read_body(request: web.Request) -> bytes:
 
 def _response(reply: Reply) -> web.Response:
     headers = {} if reply.inbox_seq is None else {"X-Inbox-Seq": str(reply.inbox_seq)}
+    if reply.body is None:
+        return web.Response(status=HTTPStatus.NO_CONTENT, headers=headers)
     body = reply.body if isinstance(reply.body, bytes) else encode(reply.body)
     return web.Response(status=reply.status, body=body, content_type="application/json", headers=headers)

@@ -12,6 +12,7 @@ import msgspec
 import structlog
 from aiohttp import web
 from aiohttp.typedefs import Handler
+from structlog.contextvars import bind_contextvars, clear_contextvars
 
 from handlers.errors import HTTP_STATUS, Code, ErrorBody, Refusal
 from handlers.wire import encode
@@ -81,6 +82,8 @@ def _response(error: ErrorBody, status: int, headers: Mapping[str, str], *, repl
 async def answer_problems(request: web.Request, handler: Handler) -> web.StreamResponse:
     """The application's one middleware: every request gets its `X-Request-Id` back, every error is a problem."""
     request_id = _request_id(request)
+    clear_contextvars()  # of the request before it on this connection
+    bind_contextvars(request_id=request_id)  # every line that is logged on its way names it
     try:
         response = await handler(request)
     except web.HTTPException as error:
@@ -88,7 +91,7 @@ async def answer_problems(request: web.Request, handler: Handler) -> web.StreamR
     except Refusal as refusal:
         response = problem(refusal)
     except Exception as error:  # the last resort: what is foreseen is a Refusal
-        response = _of_fault(request, request_id, error)
+        response = _of_fault(request, error)
     response.headers[REQUEST_ID] = request_id
     return response
 
@@ -118,10 +121,10 @@ def _of_http_exception(error: web.HTTPException) -> web.StreamResponse:
     return problem(refusal, status=error.status, headers=headers)
 
 
-def _of_fault(request: web.Request, request_id: str, error: Exception) -> web.Response:
+def _of_fault(request: web.Request, error: Exception) -> web.Response:
     """What nobody foresaw, and a database that is away. Exceptions' texts quote payloads, so they are not logged."""
     resource = request.match_info.route.resource
-    where = {"request_id": request_id, "route": resource.canonical if resource else None, "error": type(error).__name__}
+    where = {"route": resource.canonical if resource else None, "error": type(error).__name__}
     if is_retryable(error):  # rolled back by a deadlock: nothing was done
         refusal = Refusal("unavailable", "The database was too busy.", retry_after_ms=_RETRY_AFTER_MS)
     elif is_connection_lost(error):

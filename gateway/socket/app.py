@@ -7,23 +7,26 @@ import random
 import time
 from collections.abc import Callable, Coroutine
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 import structlog
 
 from fanout.delivery import Delivery
 from fanout.hub import Hub
-from gateway.auth import Authenticator, AuthError
+from gateway.auth import Authenticator, AuthError, KeyUnknown
 from gateway.dispatch import Dispatch
-from gateway.payloads import decode
 from gateway.socket.arrivals import Arrivals, Arriving
+from gateway.socket.evictions import Evictions
 from gateway.socket.session import Session
+from gateway.socket.wish import PROTOCOL, ConnectRefused, Wish, read_wish
+from handlers.access.handler import AccessHandler
+from handlers.access.identities import Identities
 from handlers.errors import Refusal
+from handlers.events.rules import is_live_topic
+from handlers.events.wire import SubscribeRequest, TopicAck, UnsubscribeRequest
 from handlers.inbox.envelope import timestamp_of
 from handlers.inbox.rules import is_complete
-from handlers.live.rules import is_live_topic
-from handlers.live.wire import SubscribeRequest, TopicAck, UnsubscribeRequest
 from handlers.wire import Message, RefreshAck, RefreshRequest
 from storage.arrivals import Arrival
 from storage.db import is_connection_lost
@@ -32,21 +35,9 @@ if TYPE_CHECKING:
     from gateway.settings import Settings
     from gateway.socket.connection import Connection
     from gateway.socket.wheel import Wheel
+    from handlers.caller import Claims
 
 log = structlog.get_logger()
-
-PROTOCOL: Final = 1
-MAX_DEVICE_ID: Final = 128
-
-
-class ConnectAuth(msgspec.Struct, rename="camel"):
-    """The `auth` of CONNECT: all strings, since some clients can send nothing else; numbers too."""
-
-    token: str | None = None
-    last_seq: str | int | None = None
-    epoch: str | None = None
-    device_id: str | None = None
-    protocol: str | int | None = None
 
 
 class WelcomeLimits(Message):
@@ -84,18 +75,6 @@ class SessionLimits(msgspec.Struct, frozen=True):
     deadline_s: float  # from the receipt of a request on
 
 
-class ConnectRefused(Exception):
-    """A CONNECT that is refused with a `connect_error` and data."""
-
-    def __init__(self, code: str, message: str) -> None:
-        super().__init__(message)
-        self.code = code
-        self.message = message
-
-
-_AUTH = msgspec.json.Decoder(ConnectAuth)
-
-
 class ClientApp:
     """What `gateway.socket.connection` calls. `epoch` gives the database's history of now."""
 
@@ -106,6 +85,7 @@ class ClientApp:
         node: str,
         epoch: Callable[[], str],
         authenticator: Authenticator,
+        identities: Identities,
         hub: Hub,
         wheel: Wheel,
         event_frame: Callable[[str, bytes], bytes],
@@ -115,6 +95,7 @@ class ClientApp:
         self._node = node
         self._epoch = epoch
         self._authenticator = authenticator
+        self._identities = identities
         self._hub = hub
         self.wheel = wheel
         self.event_frame = event_frame
@@ -130,6 +111,8 @@ class ClientApp:
         self.dispatch: Dispatch
         self._delivery: Delivery
         self._arrivals: Arrivals
+        self._access: AccessHandler
+        self._evictions: Evictions
         self._announce: Callable[[int, str, int], None]
         self._left: Callable[[int, int], None]
 
@@ -139,6 +122,8 @@ class ClientApp:
         dispatch: Dispatch,
         delivery: Delivery,
         arrivals: Arrivals,
+        access: AccessHandler,
+        evictions: Evictions,
         announce: Callable[[int, str, int], None],
         left: Callable[[int, int], None],
     ) -> None:
@@ -147,6 +132,8 @@ class ClientApp:
         self.dispatch = dispatch
         self._delivery = delivery
         self._arrivals = arrivals
+        self._access = access
+        self._evictions = evictions
         self._announce = announce
         self._left = left
 
@@ -154,10 +141,18 @@ class ClientApp:
 
     def on_connect(self, connection: Connection, auth: msgspec.Raw | None) -> None:
         """CONNECT: verify the token, enter the hub, then ask the database."""
+        bearer = connection.take_bearer()  # in any case, so that it does not stay in memory
         try:
-            self._arrive(connection, auth)
-        except ConnectRefused as refused:
-            _refuse(connection, refused.code, refused.message)
+            wish = read_wish(auth)
+            session = connection.session = Session(self, connection, wish.device_id)
+            session.newer = wish.protocol > PROTOCOL
+            token = wish.token or bearer or ""
+            try:
+                self._enter(session, wish, self._authenticator.verify(token, leeway=False))
+            except KeyUnknown:
+                self.spawn(self._enter_later(session, wish, token))
+        except (ConnectRefused, AuthError) as refused:
+            _refuse(connection, refused)
 
     def on_event(self, connection: Connection, name: str, args: list[msgspec.Raw], ack_id: int | None) -> None:
         """EVENT of an accepted connection."""
@@ -178,6 +173,7 @@ class ClientApp:
         session: Session | None = connection.session
         if session is None:
             return
+        connection.session = None
         self.wheel.cancel(session)
         session.waiting = None
         if session.cursor is not None:
@@ -187,28 +183,44 @@ class ClientApp:
 
     # -- arriving --------------------------------------------------------------------------------
 
-    def _arrive(self, connection: Connection, raw: msgspec.Raw | None) -> None:
-        auth = _decoded(raw)
-        bearer = connection.take_bearer()  # in any case, so that it does not stay in memory
-        token = auth.token or bearer
+    async def _enter_later(self, session: Session, wish: Wish, token: str) -> None:
+        """The token's key is not known: enter when its issuer has been asked."""
         try:
-            claims = self._authenticator.verify(token or "", leeway=False)
-        except AuthError as error:
-            raise ConnectRefused(error.code, error.message) from None
-        user_id = claims.caller.user_id
-        if user_id is None:
-            raise ConnectRefused("token_invalid", "The token is not valid.")
-        device_id = _device_id(auth)
+            claims = await self._authenticator.verify_patiently(token, leeway=False)
+            if not session.is_gone:
+                self._enter(session, wish, claims)
+        except (ConnectRefused, AuthError) as refused:
+            _refuse(session.connection, refused)
+
+    def _enter(self, session: Session, wish: Wish, claims: Claims) -> None:
+        session.take_token(claims)
+        user_id = self._identities.known(claims)
+        if user_id is not None:
+            self._seat(session, user_id)
+        elif claims.issuer is None:
+            raise AuthError("token_invalid")
+        self._arrivals.add(Arriving(session, claims, wish.last_seq, wish.epoch))
+
+    def _seat(self, session: Session, user_id: int) -> None:
+        """Into the hub, before the head is read and the token checked: nothing can slip in between."""
+        device_id = session.device_id
         others = sum(1 for cursor in self._hub.cursors_of(user_id) if not device_id or cursor.device_id != device_id)
         if others >= self.limits.max_per_user:
             raise ConnectRefused("connection_limit", "This user has too many connections.")
-        session = Session(self, connection, user_id, device_id)
-        session.newer = _protocol(auth) > PROTOCOL
-        session.expires_at = asyncio.get_running_loop().time() + claims.expires_at - time.time()
-        connection.session = session
-        # In the hub before the head is read: no event can slip in between.
+        session.user_id = user_id
         session.cursor = self._delivery.attach(user_id, session, device_id or "")
-        self._arrivals.add(Arriving(session, claims, _last_seq(auth), auth.epoch or None))
+
+    def seat_identity(self, arriving: Arriving, user_id: int | None) -> None:
+        """The database has said whose identity it is (None: nobody's)."""
+        session = arriving.session
+        if session.is_gone:
+            return
+        try:
+            if user_id is None:
+                raise AuthError("token_invalid")
+            self._seat(session, user_id)
+        except (ConnectRefused, AuthError) as refused:
+            _refuse(session.connection, refused)
 
     def welcome(self, arriving: Arriving, found: Arrival | None) -> None:
         """The database has answered: accept, or refuse with what it said."""
@@ -218,16 +230,18 @@ class ClientApp:
             if session.generation:  # presence learnt of it after the connection was lost
                 self._left(session.user_id, session.generation)
             return
-        if found is None or found.status != "active":
-            code = "token_invalid" if found is None else "user_suspended"
-            _refuse(session.connection, code, "The token is not valid." if found is None else "The user is suspended.")
+        if found is None:
+            _refuse(session.connection, AuthError("token_invalid"))
+            return
+        if found.status != "active":
+            _refuse(session.connection, ConnectRefused("user_suspended", "The user is suspended."))
             return
         session.cursor.generation = session.generation
         at, complete = self._position(arriving, found)
         remaining_s = session.expires_at - asyncio.get_running_loop().time()
         body = msgspec.json.encode(self._welcome(session.user_id, found, complete, remaining_s))
         session.connection.accept(self.event_frame("welcome", body))
-        session.renew(arriving.claims, remaining_s)
+        session.watch_expiry(remaining_s)
         self._delivery.start(session.cursor, at, found.seq, lambda seq: self._resumed(session, seq))
         if session.device_id:
             self._announce(session.user_id, session.device_id, session.generation)
@@ -285,20 +299,37 @@ class ClientApp:
     async def refresh(self, session: Session, request: RefreshRequest) -> RefreshAck:
         """`auth:refresh`: a later expiry for the same user; a bad token leaves the old deadline."""
         try:
-            claims = self._authenticator.verify(request.token, leeway=False)
+            claims = await self._authenticator.verify_patiently(request.token, leeway=False)
         except AuthError as error:
+            if error.code == "unavailable":
+                raise Refusal("unavailable", error.message, retry_after_ms=1000) from None
             raise Refusal("unauthorized", error.message, field="token") from None
-        if claims.caller.user_id != session.user_id:
-            raise Refusal("unauthorized", "The token is another user's.", field="token")
+        await self._check_standing(session, claims)
+        session.take_token(claims)
         remaining_s = claims.expires_at - time.time()
-        session.renew(claims, remaining_s)
+        session.watch_expiry(remaining_s)
         return RefreshAck(int(remaining_s * 1000))
 
-    def refusal_of(self, error: Exception) -> Refusal:
+    async def _check_standing(self, session: Session, claims: Claims) -> None:
+        """Refuse a fresh token that is another user's or revoked; in the step after this it is the session's.
+
+        Whatever was revoked while the database answered is either in the answer, or will be looked for among the tokens
+        of sessions; where such a look came in between, it missed this one, so ask again.
+        """
+        looks = -1
+        while looks != self._evictions.applied:
+            looks = self._evictions.applied
+            standing = await self._access.standing(claims)
+        if standing.user_id != session.user_id:
+            raise Refusal("unauthorized", "The token is another user's.", field="token")
+        if standing.is_revoked:
+            raise Refusal("unauthorized", "The token is not valid.", field="token")
+
+    def refusal_of(self, error: Exception, event: str, user_id: int) -> Refusal:
         """An unexpected error of a read, as the caller is told of it."""
         if isinstance(error, TimeoutError) or is_connection_lost(error):
             return Refusal("unavailable", "The database does not answer.", retry_after_ms=1000)
-        log.error("read_failed", error=type(error).__name__)
+        log.error("read_failed", action=event, user_id=user_id, error=type(error).__name__)
         return Refusal("internal", "Something went wrong.")
 
     def reconnect_after_ms(self, code: str) -> int | None:
@@ -308,39 +339,10 @@ class ClientApp:
         return None
 
 
-def _refuse(connection: Connection, code: str, message: str) -> None:
-    error = {"message": code, "data": {"code": code, "message": message, "retryable": False}}
-    connection.refuse(msgspec.json.encode(error))
-
-
-def _decoded(raw: msgspec.Raw | None) -> ConnectAuth:
-    if raw is None:
-        return ConnectAuth()
-    try:
-        return decode(_AUTH, raw)
-    except Refusal as refusal:
-        raise ConnectRefused("invalid_payload", f"auth.{refusal.field or ''}: {refusal.message}") from None
-
-
-def _device_id(auth: ConnectAuth) -> str | None:
-    if auth.device_id and (len(auth.device_id) > MAX_DEVICE_ID or "\0" in auth.device_id):
-        raise ConnectRefused("invalid_payload", f"auth.deviceId must be at most {MAX_DEVICE_ID} characters.")
-    return auth.device_id or None
-
-
-def _last_seq(auth: ConnectAuth) -> int | None:
-    text = "" if auth.last_seq is None else str(auth.last_seq)
-    if not text:
-        return None
-    if not (text.isascii() and text.isdigit() and len(text) <= 16):
-        raise ConnectRefused("invalid_payload", "auth.lastSeq must be 1 to 16 digits.")
-    return int(text)
-
-
-def _protocol(auth: ConnectAuth) -> int:
-    text = "" if auth.protocol is None else str(auth.protocol)
-    if not text:
-        return PROTOCOL
-    if not (text.isascii() and text.isdigit() and len(text) <= 9):
-        raise ConnectRefused("invalid_payload", "auth.protocol must be a number.")
-    return int(text)
+def _refuse(connection: Connection, refused: ConnectRefused | AuthError) -> None:
+    """With a `connect_error`; where nobody can say, without a packet, so that official clients come back."""
+    if refused.code == "unavailable":
+        connection.drop()
+        return
+    data = {"code": refused.code, "message": refused.message, "retryable": False}
+    connection.refuse(msgspec.json.encode({"message": refused.code, "data": data}), refused.code)

@@ -1,5 +1,6 @@
-"""Connects in batches: who they are, where their inboxes stand and which generation they get, in three
-statements for all that arrived meanwhile. A storm of reconnects costs the database as little as a few."""
+"""Connects in batches: who they are, where their inboxes stand, which generation they get and whether their tokens
+still hold, in a few statements for all that arrived meanwhile. A storm of reconnects costs the database as little as
+a few."""
 
 from __future__ import annotations
 
@@ -11,12 +12,14 @@ import structlog
 
 from fanout.presence import Presence
 from gateway.socket.session import Session
-from storage import arrivals, users
+from handlers.access.identities import Identities, identity_of
+from handlers.access.rules import is_revoked
+from storage import arrivals, revocations, users
 from storage.arrivals import Arrival
 from storage.pool import Pool, session
 
 if TYPE_CHECKING:
-    from gateway.auth import Claims
+    from handlers.caller import Claims
 
 log = structlog.get_logger()
 
@@ -24,7 +27,7 @@ MOST_AT_ONCE: Final = 500
 
 
 class Arriving(NamedTuple):
-    """A connection whose token was verified."""
+    """A connection whose token was verified. Its session has a seat unless it is of an identity not known here."""
 
     session: Session
     claims: Claims
@@ -33,21 +36,26 @@ class Arriving(NamedTuple):
 
 
 class Arrivals:
-    """Looks up arriving users. `welcome` gets each one with what was found (None: unknown, and none may be
-    created), `turn_away` those who came while the database was away."""
+    """Looks up arriving users. `seat` gets those of identities with their user (None: unknown), and gives them a cursor
+    unless they can't go on; `welcome` each one with what was found (None: revoked, or unknown, and none may be
+    created); `turn_away` those who came while the database was away."""
 
     def __init__(
         self,
         *,
         pool: Pool,
         presence: Presence,
+        identities: Identities,
         create_unknown: bool,
+        seat: Callable[[Arriving, int | None], None],
         welcome: Callable[[Arriving, Arrival | None], None],
         turn_away: Callable[[Arriving], None],
     ) -> None:
         self._pool = pool
         self._presence = presence
+        self._identities = identities
         self._create_unknown = create_unknown
+        self._seat = seat
         self._welcome = welcome
         self._turn_away = turn_away
         self._queue: list[Arriving] = []
@@ -70,16 +78,29 @@ class Arrivals:
     async def _serve(self, batch: Sequence[Arriving]) -> None:
         try:
             async with asyncio.timeout(4.0):
+                batch = await self._identify(batch)
                 found = await self._look_up(batch)
         except Exception as error:
             log.warning("arrivals_without_database", error=type(error).__name__, count=len(batch))
             for arriving in batch:
                 self._turn_away(arriving)
             return
-        for arriving in batch:
-            self._welcome(arriving, found.get(arriving.session.user_id))
+        for arriving, arrival in zip(batch, found, strict=True):
+            self._welcome(arriving, arrival)
 
-    async def _look_up(self, batch: Sequence[Arriving]) -> dict[int, Arrival]:
+    async def _identify(self, batch: Sequence[Arriving]) -> Sequence[Arriving]:
+        """Those who go on: everybody with a user, and a seat in the hub before their token is checked."""
+        unknown = [arriving for arriving in batch if arriving.session.cursor is None]
+        if not unknown:
+            return batch
+        users_of = await self._identities.resolve([arriving.claims for arriving in unknown])
+        for arriving in unknown:
+            identity = identity_of(arriving.claims)
+            assert identity is not None, "others have their user from the token itself"
+            self._seat(arriving, users_of.get(identity))
+        return [arriving for arriving in batch if arriving.session.cursor is not None]
+
+    async def _look_up(self, batch: Sequence[Arriving]) -> list[Arrival | None]:
         generations = await self._presence.enter(
             [(arriving.session.user_id, arriving.session.device_id or "") for arriving in batch]
         )
@@ -96,7 +117,15 @@ class Arrivals:
             if new and self._create_unknown:
                 await users.insert_unknown_users(conn, list(new), list(new.values()))
                 found |= await arrivals.list_arrivals(conn, list(new))
-        return found
+            jtis = [arriving.claims.jti for arriving in batch if arriving.claims.jti is not None]
+            revoked = await revocations.list_revoked_tokens(conn, jtis) if jtis else set()
+        return [_unless_revoked(arriving.claims, found.get(arriving.session.user_id), revoked) for arriving in batch]
+
+
+def _unless_revoked(claims: Claims, found: Arrival | None, revoked_jtis: set[str]) -> Arrival | None:
+    if found is None or claims.jti in revoked_jtis or is_revoked(claims.issued_at, found.revoked_up_to):
+        return None
+    return found
 
 
 class Departures:

@@ -78,6 +78,11 @@ class Connection(asyncio.Protocol):
         self.sid = new_sid()
         self.congested = False
 
+    @property
+    def phase(self) -> int:
+        """OPENED to LOST."""
+        return self._phase
+
     # -- what the app calls ------------------------------------------------------------------------------------------
 
     def take_bearer(self) -> str | None:
@@ -90,13 +95,14 @@ class Connection(asyncio.Protocol):
         if self._phase != ASKED:
             return
         self._phase = LIVE
+        self._hall.counts.connects["accepted"] += 1
         self.write(frames.text_frame(packets.connect_packet(self.sid)) + first_frames)
 
-    def refuse(self, error: bytes) -> None:
-        """Answer CONNECT with CONNECT_ERROR (`error`: a JSON object with `message`) and end."""
+    def refuse(self, error: bytes, reason: str = "refused") -> None:
+        """Answer CONNECT with CONNECT_ERROR (`error`: a JSON object with `message`) and end. `reason` is counted."""
         if self._phase == ASKED:
             self.write(frames.text_frame(packets.connect_error_packet(error)))
-            self.end(closing=None, disconnect=False, code=packets.POLICY_VIOLATION)
+            self.end(closing=None, disconnect=False, code=packets.POLICY_VIOLATION, reason=reason)
 
     def write(self, frame: bytes) -> None:
         """Queue a finished WebSocket frame (or several). Ignored from the end on."""
@@ -114,9 +120,10 @@ class Connection(asyncio.Protocol):
         """Answer an event that asked for it with one argument in JSON."""
         self.write(frames.text_frame(packets.ack_packet(ack_id, body)))
 
-    def end(self, *, closing: bytes | None, disconnect: bool, code: int | None) -> None:
+    def end(self, *, closing: bytes | None, disconnect: bool, code: int | None, reason: str = "other") -> None:
         """End the connection: the frame of an event `closing`, a DISCONNECT packet (official clients then stay away),
-        and a WebSocket close frame with `code`. The first two are for a client that was accepted."""
+        and a WebSocket close frame with `code`. The first two are for a client that was accepted. `reason` is counted,
+        so there must be few."""
         if self._phase >= CLOSING:
             return
         last = frames.close_frame(code)
@@ -124,14 +131,14 @@ class Connection(asyncio.Protocol):
             if disconnect:
                 last = frames.text_frame(packets.DISCONNECT_PACKET) + last
             last = (closing or b"") + last
-        self._shut()
+        self._shut(reason)
         self._out = [*(self._out or ()), last]
         if not self._paused:
             self._hall.flusher.add(self)
 
-    def drop(self) -> None:
+    def drop(self, reason: str = "unavailable") -> None:
         """End without a Socket.IO packet: official clients then reconnect by themselves."""
-        self.end(closing=None, disconnect=False, code=GOING_AWAY)
+        self.end(closing=None, disconnect=False, code=GOING_AWAY, reason=reason)
 
     # -- sending -----------------------------------------------------------------------------------------------------
 
@@ -167,6 +174,7 @@ class Connection(asyncio.Protocol):
     def _cut_slow_peer(self) -> None:
         """What waits here is given up at once: the client resumes from what it has read."""
         self._out = None
+        self._hall.counts.cuts += 1
         self._end_with("slow_consumer", packets.POLICY_VIOLATION)
 
     # -- what the event loop calls -----------------------------------------------------------------------------------
@@ -187,15 +195,15 @@ class Connection(asyncio.Protocol):
                     self._take_control(item)
         except Exception:  # a fault of ours or the app's: this connection ends, the others don't notice
             log.exception("a connection's handler failed")
-            self.end(closing=None, disconnect=False, code=INTERNAL_ERROR)
+            self.end(closing=None, disconnect=False, code=INTERNAL_ERROR, reason="internal")
 
     def eof_received(self) -> None:
         """The peer has shut its side. The transport sends what it holds and closes itself when this returns."""
-        self._shut()
+        self._shut("transport_lost")
         self.flush()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        self._shut()
+        self._shut("transport_lost")
         self._phase = LOST
         self._out = None
         self._hall.wheel.cancel(self)
@@ -222,11 +230,11 @@ class Connection(asyncio.Protocol):
         if self._phase == CLOSING:
             self._transport.abort()
         elif self._phase == OPENED:
-            self.end(closing=None, disconnect=False, code=packets.POLICY_VIOLATION)
+            self.end(closing=None, disconnect=False, code=packets.POLICY_VIOLATION, reason="connect_timeout")
         elif self._paused:
             self._cut_slow_peer()
         elif self._pinged:
-            self.drop()
+            self.drop("ping_timeout")
         else:
             self._pinged = True
             self.write(self._hall.ping)
@@ -257,7 +265,7 @@ class Connection(asyncio.Protocol):
             case packets.MalformedEvent(ack_id, field) if self._phase == LIVE:
                 self._hall.app.on_malformed(self, ack_id, field)
             case packets.Leave():
-                self.end(closing=None, disconnect=False, code=NORMAL_CLOSURE)
+                self.end(closing=None, disconnect=False, code=NORMAL_CLOSURE, reason="client")
             case packets.Nothing():
                 pass
             case _:
@@ -286,7 +294,7 @@ class Connection(asyncio.Protocol):
 
     def _answer_close(self, code: int | None) -> None:
         """Echo the peer's close frame, unless it is the echo of ours; the server's side closes the transport."""
-        self.end(closing=None, disconnect=False, code=code)
+        self.end(closing=None, disconnect=False, code=code, reason="client")
         self._paused = False  # whatever is left goes to the transport now, which sends it before it closes
         self.flush()
         self._transport.close()
@@ -297,7 +305,7 @@ class Connection(asyncio.Protocol):
     def _end_with(self, name: str, code: int) -> None:
         ending = ENDINGS[name]
         body = closing_body(name, ending.message, ending.retryable, None)
-        self.end(closing=event_frame("closing", body), disconnect=ending.disconnect, code=code)
+        self.end(closing=event_frame("closing", body), disconnect=ending.disconnect, code=code, reason=name)
 
     def _half_close(self) -> None:
         """After broken frames no close frame can be recognised, so let the peer see the end of the stream instead.
@@ -313,10 +321,11 @@ class Connection(asyncio.Protocol):
         self._pinged = False
         self._hall.wheel.set(self, self._hall.limits.ping_interval_s)
 
-    def _shut(self) -> None:
+    def _shut(self, reason: str) -> None:
         """The end begins: deaf and mute from now on, `on_lost` in the next turn, the transport gone in `CLOSE_S`."""
         if self._phase >= CLOSING:
             return
+        (self._hall.counts.closes if self._phase == LIVE else self._hall.counts.connects)[reason] += 1
         if self._phase != OPENED:
             self._hall.loop.call_soon(self._hall.app.on_lost, self)
         self._phase = CLOSING

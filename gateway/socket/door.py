@@ -19,6 +19,7 @@ from urllib.parse import urlsplit
 import msgspec
 from aiohttp import web
 
+from gateway.counts import SocketCounts
 from gateway.socket.connection import Connection
 from gateway.socket.hall import Hall, SocketApp, SocketLimits
 from gateway.socket.wheel import Wheel
@@ -51,6 +52,7 @@ class Refused(msgspec.Struct, frozen=True):
 
 
 Admit = Callable[[web.Request], Refused | None]
+AddressOf = Callable[[web.Request], str]
 
 
 def server_options(settings: DoorSettings) -> dict[str, Any]:
@@ -63,11 +65,21 @@ def server_options(settings: DoorSettings) -> dict[str, Any]:
 
 
 class SocketDoor:
-    """Lets WebSockets in. `admit` has the last word (drain, overload, a database known to be away)."""
+    """Lets WebSockets in. `admit` has the last word (drain, overload, a database known to be away); `address_of` says
+    for which address a connection counts."""
 
-    def __init__(self, *, settings: DoorSettings, app: SocketApp, wheel: Wheel, admit: Admit) -> None:
+    def __init__(
+        self,
+        *,
+        settings: DoorSettings,
+        app: SocketApp,
+        wheel: Wheel,
+        admit: Admit,
+        address_of: AddressOf = lambda request: request.remote or "",
+    ) -> None:
         self._settings = settings
         self._admit = admit
+        self._address_of = address_of
         self._hall = Hall(app=app, limits=settings, wheel=wheel, loop=asyncio.get_running_loop())
         self._origins = frozenset(origin.rstrip("/").lower() for origin in settings.allowed_origins)
 
@@ -76,6 +88,11 @@ class SocketDoor:
         """All connections whose transport is open, those in handshake and those that are closing included.
         A live view: copy it before ending any."""
         return self._hall.open
+
+    @property
+    def counts(self) -> SocketCounts:
+        """How connections came and went."""
+        return self._hall.counts
 
     def add_routes(self, router: web.UrlDispatcher) -> None:
         """Serve `/socket.io/`, with and without the last slash."""
@@ -90,7 +107,9 @@ class SocketDoor:
             return refusal
         if request.transport is None:
             return web.Response(status=400)  # the client has gone meanwhile; nobody reads this
-        connection = Connection(self._hall, request.remote or "", _bearer(request.headers.get("Authorization", "")))
+        connection = Connection(
+            self._hall, self._address_of(request), _bearer(request.headers.get("Authorization", ""))
+        )
         hand_over(request, connection, _switching_protocols(request))
 
     def _refuse_query(self, request: web.Request) -> web.Response | None:
@@ -131,8 +150,11 @@ class SocketDoor:
         return _engine_refusal(403, 4, "Forbidden")
 
     def _refuse_for_now(self, request: web.Request) -> web.Response | None:
-        refused = self._refuse_crowd(request.remote or "") or self._admit(request)
-        return _unavailable(refused) if refused else None
+        refused = self._refuse_crowd(self._address_of(request)) or self._admit(request)
+        if refused is None:
+            return None
+        self._hall.counts.connects[refused.code] += 1
+        return _unavailable(refused)
 
     def _refuse_crowd(self, address: str) -> Refused | None:
         if len(self._hall.open) >= self._settings.max_connections:

@@ -8,6 +8,7 @@ import secrets
 from collections import Counter
 from typing import TYPE_CHECKING, Final, Protocol
 
+from gateway.counts import SocketCounts
 from gateway.socket import frames, packets
 
 if TYPE_CHECKING:
@@ -87,6 +88,7 @@ class Hall:
     __slots__ = (
         "app",
         "by_address",
+        "counts",
         "flush_bytes",
         "flusher",
         "limits",
@@ -106,6 +108,7 @@ class Hall:
         self.open: set[Connection] = set()  # until the transport is gone
         self.by_address: Counter[str] = Counter()
         self.ping = frames.text_frame(packets.PING_PACKET)
+        self.counts = SocketCounts()
 
     def enter(self, connection: Connection) -> None:
         """Count `connection` until `leave`."""

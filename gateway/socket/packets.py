@@ -158,7 +158,7 @@ def _decode_event(message: bytes) -> Event | MalformedEvent:
     except IndexError:
         return MalformedEvent(ack_id, None)
     except _JSON_ERRORS:
-        return MalformedEvent(ack_id, _field_at_fault(message[body_at:]))
+        return MalformedEvent(ack_id, field_at_fault(message[body_at:]))
     return Event(name, args, ack_id)
 
 
@@ -219,7 +219,7 @@ def _read_ack_id(message: bytes, at: int) -> tuple[int | None, int]:
     return (int(message[at : at + digits]) if digits else None), at + digits
 
 
-def _field_at_fault(body: bytes) -> str | None:
+def field_at_fault(body: bytes) -> str | None:
     """The field that holds NaN or Infinity, which Python's own parser can find; None for any other fault."""
     fault = object()
     found: list[str] = []

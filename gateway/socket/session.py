@@ -7,6 +7,8 @@ a read waits for the actions before it, and what comes after a read waits for th
 from __future__ import annotations
 
 import asyncio
+import math
+import time
 from collections import deque
 from collections.abc import Awaitable
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
@@ -22,9 +24,9 @@ from handlers.wire import Message, encode
 
 if TYPE_CHECKING:
     from fanout.cursor import Cursor
-    from gateway.auth import Claims
     from gateway.socket.app import ClientApp
     from gateway.socket.connection import Connection
+    from handlers.caller import Claims
 
 log = structlog.get_logger()
 
@@ -50,19 +52,21 @@ class Session:
     """
 
     __slots__ = (
-        "acting", "app", "connection", "cursor", "device_id", "errors", "expires_at", "generation",
-        "newer", "over", "reading", "tick", "user_id", "waiting", "warned",
+        "acting", "app", "connection", "cursor", "device_id", "errors", "expires_at", "generation", "issued_at",
+        "newer", "over", "reading", "tick", "token_hash", "user_id", "waiting", "warned",
     )  # fmt: skip
 
-    def __init__(self, app: ClientApp, connection: Connection, user_id: int, device_id: str | None) -> None:
+    def __init__(self, app: ClientApp, connection: Connection, device_id: str | None) -> None:
         self.app = app
         self.connection = connection
-        self.user_id = user_id
+        self.user_id = 0  # until the token was verified, and its identity looked up
         self.device_id = device_id
         self.cursor: Cursor | None = None
         self.generation = 0
         self.newer = False  # announced a newer protocol than ours
         self.expires_at = 0.0  # on the loop's clock
+        self.issued_at: int | None = None  # the token's Unix second
+        self.token_hash: int | None = None  # of its `jti`, which itself would take three times the memory
         self.warned = False
         self.over = False  # the token has expired, and what was in flight then finishes
         self.acting = 0  # actions in the lane
@@ -70,6 +74,11 @@ class Session:
         self.waiting: deque[Waiting] | None = None
         self.errors: list[float] | None = None
         self.tick = 0
+
+    @property
+    def is_gone(self) -> bool:
+        """True once the connection has ended."""
+        return self.connection.session is not self
 
     # -- what delivery writes to -----------------------------------------------------------------
 
@@ -87,7 +96,8 @@ class Session:
         self.app.wheel.cancel(self)
         message, retryable, disconnect, close_code = ENDINGS[code]
         body = closing_body(code, message, retryable, self.app.reconnect_after_ms(code))
-        self.connection.end(closing=self.app.event_frame("closing", body), disconnect=disconnect, code=close_code)
+        closing = self.app.event_frame("closing", body)
+        self.connection.end(closing=closing, disconnect=disconnect, code=close_code, reason=code)
 
     # -- requests --------------------------------------------------------------------------------
 
@@ -101,7 +111,7 @@ class Session:
             if self.in_flight >= self.app.limits.max_in_flight:
                 raise Refusal("overloaded", "Too many requests wait on this connection.", retry_after_ms=100)
         except Refusal as refusal:
-            self.refuse(refusal, ack_id)
+            self.refuse(refusal, ack_id, event)
             return
         item = Waiting(route, request, payload, ack_id, asyncio.get_running_loop().time())
         if waits:
@@ -116,8 +126,9 @@ class Session:
         """Requests that are not answered yet."""
         return self.acting + self.reading + (len(self.waiting) if self.waiting else 0)
 
-    def refuse(self, refusal: Refusal, ack_id: int | None) -> None:
+    def refuse(self, refusal: Refusal, ack_id: int | None, event: str | None = None) -> None:
         """Answer with a refusal. The tenth malformed request in a minute ends the connection."""
+        self.app.dispatch.on_socket.refuse(event, refusal.code)
         if ack_id is not None:
             self.connection.ack(ack_id, refusal_ack(refusal))
         if refusal.code not in _COUNTED_ERRORS or (self.newer and refusal.code == "unknown_event"):
@@ -130,6 +141,7 @@ class Session:
 
     def _start(self, item: Waiting) -> None:
         now = asyncio.get_running_loop().time()
+        event = item.route.event
         try:
             if now >= item.received_at + self.app.limits.deadline_s:
                 raise Refusal("unavailable", "Those before it took too long.", retry_after_ms=1000)
@@ -142,39 +154,43 @@ class Session:
                     item.payload,
                     received_at=item.received_at,
                     order_key=self.cursor,
-                    answer=lambda body: self._acted(ack_id, body),
+                    answer=lambda body: self._acted(event, ack_id, body),
                 )
                 self.acting += 1
             else:
                 self.app.dispatch.charge(self.user_id, now)
                 answer = item.route.read(self, item.request)
                 if isinstance(answer, Message):
-                    self._answer(item.ack_id, answer)
+                    self._answer(event, item.ack_id, answer)
                 else:
                     self.reading = True
-                    self.app.spawn(self._read(answer, item.ack_id, item.received_at + self.app.limits.deadline_s))
+                    self.app.spawn(
+                        self._read(event, answer, item.ack_id, item.received_at + self.app.limits.deadline_s)
+                    )
         except Refusal as refusal:
-            self.refuse(refusal, item.ack_id)
+            self.refuse(refusal, item.ack_id, event)
 
-    def _answer(self, ack_id: int | None, data: Message) -> None:
+    def _answer(self, event: str, ack_id: int | None, data: Message) -> None:
+        self.app.dispatch.on_socket.done[event] += 1
         if ack_id is not None:
             self.connection.ack(ack_id, b'{"ok":true,"data":%b}' % encode(data))
 
-    def _acted(self, ack_id: int | None, body: bytes) -> None:
+    def _acted(self, event: str, ack_id: int | None, body: bytes) -> None:
         self.acting -= 1
+        self.app.dispatch.on_socket.count(event, body)
         if ack_id is not None:
             self.connection.ack(ack_id, body)
         if self.waiting is not None:
             self._go_on()
 
-    async def _read(self, answer: Awaitable[Message], ack_id: int | None, due: float) -> None:
+    async def _read(self, event: str, answer: Awaitable[Message], ack_id: int | None, due: float) -> None:
         try:
             async with asyncio.timeout_at(due):
-                self._answer(ack_id, await answer)
+                self._answer(event, ack_id, await answer)
         except Refusal as refusal:
-            self.refuse(refusal, ack_id)
+            self.refuse(refusal, ack_id, event)
         except Exception as error:
-            self.refuse(self.app.refusal_of(error), ack_id)
+            self.refuse(self.app.refusal_of(error, event, self.user_id), ack_id, event)
         finally:
             self.reading = False
             if self.waiting is not None:
@@ -190,9 +206,14 @@ class Session:
 
     # -- the token's end -------------------------------------------------------------------------
 
-    def renew(self, claims: Claims, remaining_s: float) -> None:
-        """Count the token's remaining time from now, on the monotonic clock."""
-        self.expires_at = asyncio.get_running_loop().time() + remaining_s
+    def take_token(self, claims: Claims) -> None:
+        """Remember when the token ends, on the monotonic clock, and what a revocation would know it by."""
+        self.expires_at = asyncio.get_running_loop().time() + claims.expires_at - time.time()
+        self.issued_at = None if claims.issued_at is None else math.floor(claims.issued_at)
+        self.token_hash = None if claims.jti is None else hash(claims.jti)
+
+    def watch_expiry(self, remaining_s: float) -> None:
+        """Be reminded of the token's end, so far away."""
         self.warned = self.over = False
         self.app.wheel.set(self, max(remaining_s - EXPIRY_NOTICE_S, 0))
 

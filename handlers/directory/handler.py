@@ -26,16 +26,27 @@ _REMOVED: Final = ""  # what UserChange takes for "no such text any more"
 
 
 class DirectoryHandler:
-    """Users and videos, outside the lane: none of it moves value or stores an event."""
+    """Users and videos, outside the lane: none of it moves value or stores an event.
 
-    def __init__(self, *, pool: Pool, create_unknown: bool) -> None:
+    Where follow verbs count (`follows_count`), nobody else may set follow counts.
+    """
+
+    def __init__(self, *, pool: Pool, create_unknown: bool, follows_count: bool = False) -> None:
         self._pool = pool
         self._create_unknown = create_unknown
+        self._follows_count = follows_count
 
     async def put_user(self, user_id: int, request: PutUserRequest) -> UserView:
-        """Create or change a user and return all of them; an older `version` changes nothing."""
+        """Create or change a user and return all of them; an older `version` changes nothing.
+
+        Refuses `conflict` for follow counts other than those that stand, where follow verbs count.
+        """
         async with transaction(self._pool) as conn:
-            await users.upsert_users(conn, [_change_of(user_id, request)])
+            change = change_of(user_id, request)
+            if self._follows_count:
+                refuse_counts(change, await users.fetch_user(conn, user_id))
+                change = change._replace(following_count=None, followers_count=None)
+            await users.upsert_users(conn, [change])
             stored = await users.fetch_user(conn, user_id)
         if stored is None:
             _refuse_incomplete("username")
@@ -75,11 +86,11 @@ class DirectoryHandler:
 
     async def put_video(self, video_id: str, request: PutVideoRequest) -> VideoView:
         """Create or change a video and return it with its totals."""
-        owner_id, title = _given(request.owner_id), _given(request.title)
+        owner_id, title = given(request.owner_id), given(request.title)
         async with transaction(self._pool) as conn:
             if owner_id is not None:
-                await _settle_owner(conn, video_id, owner_id)
-            await videos.upsert_video(conn, video_id, owner_id, title)
+                await _settle_owner(conn, video_id, owner_id, title)
+            await videos.update_video(conn, video_id, owner_id, title)
             stored = await videos.fetch_video(conn, video_id)
         if stored is None:
             _refuse_incomplete("ownerId" if owner_id is None else "title")
@@ -93,6 +104,13 @@ class DirectoryHandler:
             raise Refusal("not_found", "There is no such video.")
         return _video_view(stored)
 
+    async def delete_video(self, video_id: str) -> None:
+        """Delete a video; Refusal `not_found`. What it has earned is still settled, and nobody is paid for it twice,
+        should it come back."""
+        async with transaction(self._pool) as conn:
+            if not await videos.mark_deleted(conn, video_id):
+                raise Refusal("not_found", "There is no such video.")
+
     def _refuse_stranger(self, caller: Caller) -> None:
         if creates_user(is_backend=caller.is_backend, create_unknown=self._create_unknown):
             return
@@ -101,47 +119,62 @@ class DirectoryHandler:
         raise Refusal("unauthorized", "The token's user is not known here.")
 
 
-async def _settle_owner(conn: Connection, video_id: str, owner_id: int) -> None:
-    """See that the owner exists, and hold both heads where the video changes hands.
+async def _settle_owner(conn: Connection, video_id: str, owner_id: int, title: str | None) -> None:
+    """See that the owner exists, create the video where it is new, and hold both heads where it changes hands.
 
-    The lane writes a video's award under the head of the owner whom it read; it must not see another
-    one between that and its commit.
+    It is created first, so that whoever else is creating it (a user who uploads it, for one) is seen afterwards. The
+    lane writes a video's award under the head of the owner whom it read; it must not see another one between that and
+    its commit.
     """
     if await users.fetch_status(conn, owner_id) is None:
         raise Refusal("not_found", "There is no such user to own the video.", field="ownerId")
-    before = await videos.fetch_video(conn, video_id)
-    if before is None or before.owner_id == owner_id:
+    if title is not None:
+        await videos.insert_video(conn, video_id, owner_id, title)
+    before = await videos.fetch_owner(conn, video_id)
+    if before is None or before == owner_id:
         return
-    await heads.lock(conn, {before.owner_id, owner_id})
-    after = await videos.fetch_video(conn, video_id)
-    if after is None or after.owner_id != before.owner_id:
+    await heads.lock(conn, {before, owner_id})
+    if await videos.fetch_owner(conn, video_id) != before:
         raise Refusal("conflict", "The video has just changed hands.", field="ownerId")
+
+
+def refuse_counts(change: UserChange, stored: StoredUser | None) -> None:
+    """What was read may be sent back as it is; anything else would undo what follow verbs have counted."""
+    following, followers = (stored.following_count, stored.followers_count) if stored else (0, 0)
+    for given, stands, field in (
+        (change.following_count, following, "followingCount"),
+        (change.followers_count, followers, "followersCount"),
+    ):
+        if given is not None and given != stands:
+            raise Refusal("conflict", "Follow verbs count here (users.follow_counts), nobody sets it.", field=field)
 
 
 def _refuse_incomplete(field: str) -> NoReturn:
     raise Refusal("invalid_payload", f"`{field}` is needed to create this.", field=field)
 
 
-def _given(value: T | UnsetType) -> T | None:
+def given(value: T | UnsetType) -> T | None:
+    """The value of a field, None where it was left out."""
     return None if isinstance(value, UnsetType) else value
 
 
 def _removable(value: str | UnsetType | None) -> str | None:
-    return _REMOVED if value is None else _given(value)
+    return _REMOVED if value is None else given(value)
 
 
-def _change_of(user_id: int, request: PutUserRequest) -> UserChange:
+def change_of(user_id: int, request: PutUserRequest) -> UserChange:
+    """What a PUT asks to write."""
     return UserChange(
         id=user_id,
-        username=_given(request.username),
+        username=given(request.username),
         display_name=_removable(request.display_name),
         picture_url=_removable(request.picture_url),
         email=_removable(request.email),
         roles=None if request.roles is UNSET else ",".join(distinct_roles(request.roles)),
-        status=_given(request.status),
-        following_count=_given(request.following_count),
-        followers_count=_given(request.followers_count),
-        version=_given(request.version),
+        status=given(request.status),
+        following_count=given(request.following_count),
+        followers_count=given(request.followers_count),
+        version=given(request.version),
     )
 
 
@@ -168,4 +201,5 @@ def _video_view(stored: StoredVideo) -> VideoView:
         total_likes=stored.total_likes,
         total_views=stored.total_views,
         total_shares=stored.total_shares,
+        total_comments=stored.total_comments,
     )

@@ -7,7 +7,7 @@ from typing import Annotated, Final, Literal
 import msgspec
 from msgspec import UNSET, UnsetType
 
-from handlers.wire import MAX_USER_ID, Message, Request, UserId
+from handlers.wire import MAX_USER_ID, ItemId, Message, Request, Title, UserId
 
 _WITHOUT_NUL: Final = r"^[^\x00]*\Z"
 
@@ -15,7 +15,6 @@ Username = Annotated[str, msgspec.Meta(min_length=1, max_length=100, pattern=_WI
 DisplayName = Annotated[str, msgspec.Meta(min_length=1, max_length=200, pattern=_WITHOUT_NUL)]
 PictureUrl = Annotated[str, msgspec.Meta(min_length=1, max_length=2048, pattern=_WITHOUT_NUL)]
 Email = Annotated[str, msgspec.Meta(min_length=3, max_length=320, pattern=r"^[^\x00\s@]+@[^\x00\s@]+\Z")]
-Title = Annotated[str, msgspec.Meta(min_length=1, max_length=500, pattern=_WITHOUT_NUL)]
 Role = Literal["viewer", "creator", "sponsor", "admin", "service"]
 Roles = Annotated[list[Role], msgspec.Meta(max_length=16)]
 Status = Literal["active", "suspended"]
@@ -70,3 +69,44 @@ class VideoView(Message):
     total_likes: int
     total_views: int
     total_shares: int
+    total_comments: int
+
+
+class UserRow(PutUserRequest, frozen=True, kw_only=True):
+    """One user of `POST /v1/users/bulk`."""
+
+    id: UserId
+
+
+class VideoRow(PutVideoRequest, frozen=True, kw_only=True):
+    """One video of `POST /v1/videos/bulk`."""
+
+    id: ItemId
+
+
+class BulkUsersRequest(Request, frozen=True):
+    """Each row is a UserRow, decoded by itself, so that a bad one does not spoil the others."""
+
+    users: list[msgspec.Raw]
+
+
+class BulkVideosRequest(Request, frozen=True):
+    """Each row is a VideoRow."""
+
+    videos: list[msgspec.Raw]
+
+
+class RowError(Message, omit_defaults=True):
+    """Why the row at `index` (from 0) was not applied."""
+
+    index: int
+    code: str
+    field: str | None = None
+
+
+class BulkAnswer(Message):
+    """`unchanged`: the rows that were so already, or older than what is stored."""
+
+    changed: int
+    unchanged: int
+    errors: list[RowError]

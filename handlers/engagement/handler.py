@@ -1,10 +1,10 @@
-"""Runs batches of likes, views and shares: resolve, read, decide, write."""
+"""Runs batches of likes, views, shares and comments: resolve, read, decide, write."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, date, datetime
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -12,17 +12,18 @@ import msgspec
 from handlers.awards import Awards
 from handlers.deed import Answer, BatchResult, Deed, Delivered, delivered, derived_id
 from handlers.engagement import rules
-from handlers.engagement.rows import entry_of, event_of
-from handlers.engagement.rules import Account, Books, Counter, Engagement, Intent, Outcome
+from handlers.engagement.rows import comment_id_of, entry_of, event_of
+from handlers.engagement.rules import COMMENT, Account, Books, Counter, Engagement, Intent, Outcome, PaidDay
 from handlers.engagement.wire import EngagementAck, PaidAward
 from handlers.errors import Refusal
 from handlers.keys import Keys
 from handlers.money import LYK, as_number
 from handlers.wire import encode
-from storage import accruals, engagement, inbox, ledger
+from storage import accruals, comments, engagement, inbox, ledger
 from storage.accruals import Accrual
+from storage.comments import StoredComment
 from storage.engagement import Concerned, CounterChange, Reading, StoredEngagement
-from storage.statement import write_together
+from storage.statement import Write, write_together
 
 if TYPE_CHECKING:
     from asyncpg import Connection
@@ -30,14 +31,15 @@ if TYPE_CHECKING:
 
 @dataclass(slots=True)
 class EngagementConcern:
-    """Whose videos the deeds are about, and the heads to lock: actors, and creators who are quiet."""
+    """Whose videos the deeds are about, and the heads to lock: actors, owners of what is commented on, and creators
+    who are quiet."""
 
     videos: dict[tuple[str, int], Concerned]
     user_ids: set[int]
 
 
 class EngagementHandler:
-    """`video:like`, `video:unlike`, `video:view`, `video:share`.
+    """`video:like`, `video:unlike`, `video:view`, `video:share`, `video:comment`.
 
     `awards` gives the amounts that hold now. Batches above `prompt_batch` deeds leave quiet creators to
     the settler too: that is twice as fast, so promptness gives way before throughput.
@@ -48,27 +50,34 @@ class EngagementHandler:
         self._prompt_batch = prompt_batch
 
     async def resolve(self, conn: Connection, deeds: Sequence[Deed]) -> EngagementConcern:
-        """Find the videos' owners and whether they are quiet; lock actors and quiet owners."""
+        """Find the videos' owners and whether they are quiet; lock actors, and owners who hear of it at once."""
         places = list({(deed.request.video_id, rules.KIND_OF[deed.event]): None for deed in deeds})
         videos = await engagement.list_concerned(conn, places)
         users = {deed.user_id for deed in deeds}
         if len(deeds) <= self._prompt_batch:
             users |= {video.owner_id for video in videos.values() if video.quiet}
+        users |= {video.owner_id for (_, kind), video in videos.items() if kind == COMMENT}
         return EngagementConcern(videos, users)
 
     async def run(
         self, conn: Connection, deeds: Sequence[Deed], concern: EngagementConcern, heads: dict[int, int]
     ) -> BatchResult:
-        """Carry out the deeds whose actors' heads are locked; the others wait for the next batch."""
+        """Carry out the deeds whose heads are locked; the others wait for the next batch."""
         answers: dict[Deed, bytes | Refusal | None] = {}
         ready: list[Deed] = []
+        waiting: set[int] = set()
         for deed in deeds:
-            if deed.user_id not in heads:
+            place = (deed.request.video_id, rules.KIND_OF[deed.event])
+            video = concern.videos.get(place)
+            if deed.user_id not in heads or deed.user_id in waiting:
                 answers[deed] = None  # and with it all later deeds of its connection: they have the same actor
-            elif (deed.request.video_id, rules.KIND_OF[deed.event]) in concern.videos:
-                ready.append(deed)
-            else:
+            elif video is None:
                 answers[deed] = Refusal("not_found", "There is no such video.", field="videoId")
+            elif place[1] == COMMENT and video.owner_id not in heads:
+                waiting.add(deed.user_id)
+                answers[deed] = None
+            else:
+                ready.append(deed)
         events: list[Delivered] = []
         if ready:
             readings = dict(
@@ -78,6 +87,9 @@ class EngagementHandler:
             answers.update(dict.fromkeys(late))
             batch = _Batch(self._awards(), concern, heads, readings)
             batch.read(ready)
+            if commented := [deed for deed in ready if deed.event == "video:comment"]:
+                pairs = list({(deed.user_id, deed.request.video_id): None for deed in commented})
+                batch.read_paid_days(await comments.list_paid_days(conn, pairs))
             for deed in ready:
                 answers[deed] = batch.answer(deed)
             events = await batch.write(conn)
@@ -145,13 +157,20 @@ class _Batch:
             if reading.fingerprint is not None and reading.outcome is not None:
                 self._keys.enter(deed, reading.fingerprint, reading.outcome)
 
+    def read_paid_days(self, paid: dict[tuple[int, str], tuple[date, int]]) -> None:
+        """Enter what comments need beside: today, and how often they paid on which day."""
+        assert self._now is not None
+        self._books.today = self._now.astimezone(UTC).date()
+        self._books.paid_days.update({pair: PaidDay(*last) for pair, last in paid.items()})
+
     def answer(self, deed: Deed) -> bytes | Refusal:
         """Decide one deed, or answer it as its key was answered before."""
         kept = self._keys.replay(deed)
         if kept is not None:
             return kept
         intent = self._intent(deed)
-        outcome = _ack(deed.request.video_id, rules.decide(self._books, intent))
+        comment_id = str(comment_id_of(intent.origin)) if intent.kind == COMMENT else None
+        outcome = _ack(deed.request.video_id, rules.decide(self._books, intent), comment_id)
         self._touched[deed.user_id, intent.video_id, intent.kind] = intent.owner_id
         assert self._now is not None
         self._keys.keep(deed, outcome, self._now)
@@ -173,6 +192,7 @@ class _Batch:
             owner_id=video.owner_id,
             owner_followers=reading.owner_followers,
             origin=f"{deed.user_id}/{deed.action_id}/{self._now}",  # a key comes free again after days
+            text=deed.request.text if kind == COMMENT else "",
         )
 
     async def write(self, conn: Connection) -> list[Delivered]:
@@ -191,7 +211,8 @@ class _Batch:
             conn,
             [
                 *self._keys.writes(),
-                *engagement.insert_engagements([self._stored(key, owner, now) for key, owner in self._touched.items()]),
+                *self._engagements(now),
+                *comments.insert_comments([_comment(intent, now) for intent in books.comments]),
                 *ledger.post(entries),
                 *inbox.append(notices, advanced),
                 *engagement.add_to_counters(
@@ -210,6 +231,20 @@ class _Batch:
         )
         return delivered([*entries, *notices])
 
+    def _engagements(self, now: datetime) -> list[Write]:
+        """The writes of all states; those of comments, which have the day beside, where there are any."""
+        stored = [self._stored(key, owner, now) for key, owner in self._touched.items()]
+        if not self._books.comments:
+            return engagement.insert_engagements(stored)
+        days = self._books.paid_days
+        commented = [
+            (each, (paid.day, paid.times) if (paid := days.get((each.actor_id, each.video_id))) else None)
+            for each in stored
+            if each.kind == COMMENT
+        ]
+        others = [each for each in stored if each.kind != COMMENT]
+        return [*engagement.insert_engagements(others), *comments.insert_engagements(commented)]
+
     def _stored(self, key: rules.EngagementKey, owner_id: int, now: datetime) -> StoredEngagement:
         state = self._books.engagements[key]
         return StoredEngagement(
@@ -224,7 +259,13 @@ class _Batch:
         )
 
 
-def _ack(video_id: str, outcome: Outcome) -> bytes:
+def _comment(intent: Intent, now: datetime) -> StoredComment:
+    comment_id = comment_id_of(intent.origin)
+    return StoredComment(intent.video_id, comment_id, intent.actor_id, intent.username, intent.text, now)
+
+
+def _ack(video_id: str, outcome: Outcome, comment_id: str | None) -> bytes:
     award = PaidAward(as_number(outcome.points), as_number(outcome.new_balance)) if outcome.points else None
     reason: Any = outcome.reason if outcome.reason is not None else msgspec.UNSET
-    return b'{"ok":true,"data":%b}' % encode(EngagementAck(video_id, outcome.total, outcome.already, award, reason))
+    ack = EngagementAck(video_id, outcome.total, outcome.already, award, reason, comment_id or msgspec.UNSET)
+    return b'{"ok":true,"data":%b}' % encode(ack)

@@ -1,8 +1,9 @@
-"""What a batch of likes, views and shares comes to: values in, values out, one deed after the other."""
+"""What a batch of likes, views, shares and comments comes to: values in, values out, one deed after the other."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from datetime import date
 from typing import Final, Literal
 
 from handlers.awards import Awards, points_for
@@ -10,14 +11,21 @@ from handlers.awards import Awards, points_for
 LIKE: Final = 1
 VIEW: Final = 2
 SHARE: Final = 3
+COMMENT: Final = 4
 
-KIND_OF: Final = {"video:like": LIKE, "video:unlike": LIKE, "video:view": VIEW, "video:share": SHARE}
-ACTOR_AWARD: Final = {LIKE: "video_liked", VIEW: "video_viewed", SHARE: "video_shared"}
+KIND_OF: Final = {
+    "video:like": LIKE,
+    "video:unlike": LIKE,
+    "video:view": VIEW,
+    "video:share": SHARE,
+    "video:comment": COMMENT,
+}
+ACTOR_AWARD: Final = {LIKE: "video_liked", VIEW: "video_viewed", SHARE: "video_shared", COMMENT: "comment_posted"}
 CREATOR_AWARD: Final = {LIKE: "like_received", VIEW: "view_received", SHARE: "share_received"}
 TOLD_OF: Final = frozenset({LIKE, SHARE})  # views notify nobody
 MOST_ACTORS_NAMED: Final = 10
 
-Reason = Literal["own_video", "already_paid", "not_eligible"]
+Reason = Literal["own_video", "already_paid", "daily_cap", "not_eligible"]
 
 
 @dataclass(slots=True)
@@ -51,6 +59,14 @@ class Engagement:
 
 
 @dataclass(slots=True)
+class PaidDay:
+    """The last UTC day on which an actor was paid for comments on a video, and how often."""
+
+    day: date
+    times: int
+
+
+@dataclass(slots=True)
 class Pending:
     """What this batch leaves for the settler, of one creator, video and kind."""
 
@@ -78,6 +94,7 @@ class Intent:
     owner_id: int
     owner_followers: int
     origin: str  # names the request key: ids of what it creates derive from it
+    text: str = ""  # of a comment
 
 
 @dataclass(slots=True)
@@ -101,7 +118,7 @@ class Payment:
 
 @dataclass(slots=True)
 class Notice:
-    """One `video_like` or `video_share` for the owner; `actors` newest first."""
+    """One `video_like`, `video_share` or `video_comment` for the owner; `actors` newest first."""
 
     user_id: int
     seq: int
@@ -112,6 +129,7 @@ class Notice:
     count: int
     channel: str | None
     origin: str
+    text: str = ""  # of a comment
 
 
 @dataclass(slots=True)
@@ -131,7 +149,10 @@ EngagementKey = tuple[int, str, int]
 
 @dataclass(slots=True)
 class Books:
-    """Everything that a batch reads and changes. `decide` runs over it, one intent after the other."""
+    """Everything that a batch reads and changes. `decide` runs over it, one intent after the other.
+
+    `today`, the UTC day of the database's clock, and `paid_days` are there where the batch has comments.
+    """
 
     awards: Awards
     accounts: dict[int, Account]
@@ -142,14 +163,19 @@ class Books:
     pending: dict[tuple[int, str, int], Pending] = field(default_factory=dict)
     counted: dict[VideoKind, int] = field(default_factory=dict)  # settled here: the change of the total
     told: set[VideoKind] = field(default_factory=set)  # the creator heard of it in this batch
+    comments: list[Intent] = field(default_factory=list)
+    paid_days: dict[tuple[int, str], PaidDay] = field(default_factory=dict)
+    today: date = date.min
 
 
 def decide(books: Books, intent: Intent) -> Outcome:
     """Record the intent in the books and return its outcome.
 
     The actor's account must be in `books.accounts` (its head is locked); the owner's only where the
-    counter is prompt.
+    counter is prompt, as it must be for a comment.
     """
+    if intent.kind == COMMENT:
+        return _comment(books, intent)
     key = (intent.actor_id, intent.video_id, intent.kind)
     engagement = books.engagements[key]
     stood = engagement.count > 0
@@ -174,6 +200,43 @@ def decide(books: Books, intent: Intent) -> Outcome:
         balance = books.accounts[intent.actor_id].balance
     _count(books, intent, change, earned=earned, tell=tell)
     return Outcome(counter.total, already, points, balance, reason)
+
+
+def _comment(books: Books, intent: Intent) -> Outcome:
+    """A comment stands for itself: it counts and is told at once, each one, and pays up to the cap of the day."""
+    place = (intent.video_id, COMMENT)
+    engagement = books.engagements[intent.actor_id, *place]
+    engagement.count += 1
+    books.counters[place].total += 1
+    books.counted[place] = books.counted.get(place, 0) + 1
+    books.comments.append(intent)
+    if intent.actor_id != intent.owner_id:
+        _tell(books, intent)
+    reason = _comment_reason(books, intent)
+    points = balance = 0
+    if reason is None:
+        points = _pay_actor(books, intent, engagement)
+        balance = books.accounts[intent.actor_id].balance
+        paid = _paid_day(books, intent)
+        paid.times += 1
+        books.paid_days[intent.actor_id, intent.video_id] = paid
+    return Outcome(books.counters[place].total, False, points, balance, reason)
+
+
+def _comment_reason(books: Books, intent: Intent) -> Reason | None:
+    """Why a comment is not paid; None where it is. Those before it that were not paid don't fill the day."""
+    award = books.awards[ACTOR_AWARD[COMMENT]]
+    if intent.actor_id == intent.owner_id:
+        return "own_video"
+    if award.daily_cap is not None and _paid_day(books, intent).times >= award.daily_cap:
+        return "daily_cap"
+    return None if points_for(award, intent.following) else "not_eligible"
+
+
+def _paid_day(books: Books, intent: Intent) -> PaidDay:
+    """What was paid today. A clock that was put back begins no day again."""
+    paid = books.paid_days.get((intent.actor_id, intent.video_id))
+    return paid if paid is not None and paid.day >= books.today else PaidDay(books.today, 0)
 
 
 def _reason(awards: Awards, intent: Intent, engagement: Engagement) -> Reason | None:
@@ -226,19 +289,23 @@ def _count(books: Books, intent: Intent, change: int, *, earned: int, tell: bool
         return
     books.counted[place] = books.counted.get(place, 0) + change
     if tell:
-        account = books.accounts[intent.owner_id]
-        account.seq += 1
-        books.notices.append(
-            Notice(
-                intent.owner_id, account.seq, intent.kind, [intent.actor_id], intent.username,
-                intent.video_id, 1, intent.channel, intent.origin,
-            )
-        )  # fmt: skip
+        _tell(books, intent)
     if earned:
         _pay(books, intent, intent.owner_id, earned, CREATOR_AWARD[intent.kind], "creator")
     if tell or earned:
         books.told.add(place)
         counter.prompt = False  # what follows within the second is gathered
+
+
+def _tell(books: Books, intent: Intent) -> None:
+    account = books.accounts[intent.owner_id]
+    account.seq += 1
+    books.notices.append(
+        Notice(
+            intent.owner_id, account.seq, intent.kind, [intent.actor_id], intent.username,
+            intent.video_id, 1, intent.channel, intent.origin, intent.text,
+        )
+    )  # fmt: skip
 
 
 def _leave_to_settler(books: Books, intent: Intent, change: int, earned: int, tell: bool) -> None:

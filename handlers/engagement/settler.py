@@ -31,9 +31,12 @@ class Settler:
 
     def __init__(self, *, most_creators: int = 200) -> None:
         self._most_creators = most_creators
+        self.runs = 0  # for the metrics, as are settlements: sums that were posted
+        self.settlements = 0
 
     async def settle(self, conn: Connection) -> list[Delivered]:
         """Settle what is due in one transaction; returns the committed events, [] where nothing was due."""
+        self.runs += 1
         creators = await accruals.list_due(conn, self._most_creators)
         if not creators:
             return []
@@ -55,6 +58,7 @@ class Settler:
                     ),
                 ],
             )
+        self.settlements += len(settlements)
         return delivered([*entries, *notices])
 
 

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime
+from functools import lru_cache
 from uuid import UUID
 
 import msgspec
 
 from handlers.wallet.points import event_of_entry
 from handlers.wire import encode
-from storage.inbox import StoredEvent
+from storage.broadcasts import Body
+from storage.inbox import Event, SharedEvent
 from storage.ledger import Entry
 
 
@@ -18,8 +20,11 @@ def timestamp_of(moment: datetime) -> str:
     return moment.astimezone(UTC).replace(tzinfo=None).isoformat(timespec="milliseconds") + "Z"
 
 
-def render(event: StoredEvent | Entry) -> bytes:
+def render(event: Event) -> bytes:
     """The envelope's JSON: {id, seq, type, eventType, recipientIds, data, timestamp}."""
+    if isinstance(event, SharedEvent):
+        before, between, after = _shared(event.body)
+        return b"%b%d%b%d%b" % (before, event.seq, between, event.user_id, after)
     timestamp = timestamp_of(event.created_at)
     if isinstance(event, Entry):
         type_, event_type, data = event_of_entry(event, timestamp)
@@ -41,6 +46,17 @@ def _envelope(
         user_id,
         data,
         timestamp.encode(),
+    )
+
+
+@lru_cache(maxsize=16)
+def _shared(body: Body) -> tuple[bytes, bytes, bytes]:
+    """What is before the `seq`, between it and the reader's id, and after: encoded once for thousands of readers."""
+    event_type = body.event_type or f"notification:{body.type}"
+    return (
+        b'{"id":%b,"seq":' % _quoted(body.id),
+        b',"type":%b,"eventType":%b,"recipientIds":[' % (_quoted(body.type), _quoted(event_type)),
+        b'],"data":%b,"timestamp":%b}' % (body.data.encode(), _quoted(timestamp_of(body.timestamp))),
     )
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable, Sequence
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -12,6 +12,7 @@ from handlers.inbox.envelope import render
 from handlers.inbox.rules import is_complete
 from handlers.inbox.wire import AckAck, AckRequest, Device, FetchAck, FetchRequest, InboxState
 from storage import heads, inbox
+from storage.inbox import Event
 from storage.pool import session
 
 if TYPE_CHECKING:
@@ -21,10 +22,10 @@ if TYPE_CHECKING:
 
 
 class InboxHandler:
-    """Answers from the stored inbox. `devices_of` names the devices of a user that are connected, None
-    standing for a connection that named none."""
+    """Answers from the stored inbox. `devices_of` names the device of each connection of a user, on whichever node;
+    `""` stands for one that named none."""
 
-    def __init__(self, *, pool: Pool, devices_of: Callable[[int], list[str | None]]) -> None:
+    def __init__(self, *, pool: Pool, devices_of: Callable[[int], Awaitable[list[str]]]) -> None:
         self._pool = pool
         self._devices_of = devices_of
 
@@ -41,6 +42,9 @@ class InboxHandler:
             if not is_complete(request.after_seq, seq, oldest):
                 return FetchAck([], seq, oldest, complete=False)
             events = await inbox.list_after(conn, user_id, request.after_seq, seq, request.limit)
+            if _is_overtaken(events, request.after_seq, seq):
+                _, seq, oldest = await _head(conn, user_id)
+                return FetchAck([], seq, oldest, complete=False)
         return FetchAck([msgspec.Raw(render(event)) for event in events], seq, oldest, complete=True)
 
     async def ack(self, user_id: int, device_id: str | None, request: AckRequest) -> AckAck:
@@ -51,15 +55,20 @@ class InboxHandler:
             _, seq, _ = await _head(conn, user_id)
             return AckAck(min(request.seq, seq))
 
-    async def get_state(self, user_id: int) -> InboxState:
-        """Head, oldest kept event and devices of a user, for backends."""
+    async def get_state(self, user_id: int) -> tuple[InboxState, int]:
+        """Head, oldest kept event and devices of a user, for backends; and the head once more."""
         async with session(self._pool) as conn:
             _, seq, oldest = await _head(conn, user_id)
             acked = dict(await inbox.list_devices(conn, user_id))
-        connected = self._devices_of(user_id)
+        connected = await self._devices_of(user_id)
         names = sorted({*acked, *(name for name in connected if name)})
         devices = [Device(name, acked.get(name, 0), name in connected) for name in names]
-        return InboxState(seq, oldest, bool(connected), devices)
+        return InboxState(seq, oldest, bool(connected), devices), seq
+
+
+def _is_overtaken(events: Sequence[Event], after: int, seq: int) -> bool:
+    """Whether retention came between reading the head and reading the page."""
+    return events[0].seq != after + 1 if events else after < seq
 
 
 async def _head(conn: Connection, user_id: int) -> tuple[int, int, int]:

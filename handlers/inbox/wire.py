@@ -34,6 +34,26 @@ class AckAck(Message):
     acked: int
 
 
+class SeenRequest(Request, frozen=True):
+    """`POST /v1/notifications/seen`."""
+
+    seq: Seq
+
+
+class NotificationPage(Message):
+    """Envelopes without those of wallets and chats, newest first."""
+
+    notifications: list[msgspec.Raw]
+    unread_count: int
+    seen_seq: int
+    next_cursor: str | None
+
+
+class SeenAnswer(Message):
+    seen_seq: int
+    unread_count: int
+
+
 class Device(Message):
     device_id: str
     acked: int

@@ -1,4 +1,4 @@
-"""A ledger entry as the event that tells of it, and the fixed texts of awards."""
+"""A ledger entry as the event that tells of it, and the fixed texts of actions."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Final
 import msgspec
 
 from handlers.money import as_number
-from handlers.wallet.wire import PointsEarnedEvent
+from handlers.wallet.wire import PointsDeductedEvent, PointsEarnedEvent, WalletUpdateEvent
 from handlers.wire import encode
 from storage.ledger import Entry
 
@@ -15,8 +15,16 @@ REASONS: Final = {
     "video_liked": "Liked a video",
     "video_viewed": "Viewed a video",
     "video_shared": "Shared a video",
+    "comment_posted": "Commented on a video",
+    "video_uploaded": "Uploaded a video",
+    "gift_sent": "Sent a gift",
+    "gift_received": "Received a gift",
+    "purchase": "Purchased an item",
+    "boost_post": "Boosted a post",
 }
 RECEIVED: Final = {"like_received": "like", "view_received": "view", "share_received": "share"}
+DEDUCTED: Final = frozenset({"purchase", "withdrawal", "penalty", "gift_sent", "tip_sent", "boost_post"})
+CORRECTION: Final = "correction"
 
 
 class _Counted(msgspec.Struct):
@@ -39,7 +47,15 @@ def reason_of(entry: Entry) -> str:
 
 def event_of_entry(entry: Entry, timestamp: str) -> tuple[str, str, bytes]:
     """(type, eventType, data as JSON) of the event that this entry is."""
-    data = PointsEarnedEvent(
+    if entry.action == CORRECTION:
+        return "wallet_update", "wallet:balance:updated", encode(_update(entry, timestamp))
+    if entry.action in DEDUCTED:
+        return "points_deducted", "wallet:points:deducted", encode(_points(PointsDeductedEvent, entry, timestamp))
+    return "points_earned", "wallet:points:earned", encode(_points(PointsEarnedEvent, entry, timestamp))
+
+
+def _points(event: type[PointsEarnedEvent], entry: Entry, timestamp: str) -> PointsEarnedEvent:
+    return event(
         user_id=entry.user_id,
         currency=entry.currency,
         action=entry.action,
@@ -50,4 +66,14 @@ def event_of_entry(entry: Entry, timestamp: str) -> tuple[str, str, bytes]:
         timestamp=timestamp,
         metadata=msgspec.Raw(entry.metadata.encode()),
     )
-    return "points_earned", "wallet:points:earned", encode(data)
+
+
+def _update(entry: Entry, timestamp: str) -> WalletUpdateEvent:
+    return WalletUpdateEvent(
+        user_id=entry.user_id,
+        currency=entry.currency,
+        new_balance=as_number(entry.balance_after),
+        previous_balance=as_number(entry.balance_before),
+        reason=reason_of(entry),
+        timestamp=timestamp,
+    )

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 from decimal import Decimal
-from typing import Annotated
+from typing import Annotated, Any, Final, Literal
 
 import msgspec
 
-from handlers.wire import Message, Request
+from handlers.money import LYK
+from handlers.wire import ActionId, Amount, Currency, ItemId, Message, Request, UserId, minor_of, positive
 
-Currency = Annotated[str, msgspec.Meta(pattern=r"^[A-Z]{3,8}\Z")]
+MAX_METADATA_BYTES: Final = 4096  # it goes to the user's phones with the event
+
 PageLimit = Annotated[int, msgspec.Meta(ge=1, le=100)]
 Cursor = Annotated[str, msgspec.Meta(pattern=r"^[0-9]{1,16}\Z")]
+Note = Annotated[str, msgspec.Meta(max_length=200, pattern=r"^[^\x00]*\Z")]
+ReasonText = Annotated[str, msgspec.Meta(min_length=1, max_length=200, pattern=r"^[^\x00]*\Z")]
 
 
 class GetRequest(Request, frozen=True):
@@ -66,3 +70,99 @@ class PointsEarnedEvent(Message):
     reason: str
     timestamp: str
     metadata: msgspec.Raw
+
+
+class PointsDeductedEvent(PointsEarnedEvent):
+    """`points_deducted`: the same shape, `points` positive too."""
+
+
+class WalletUpdateEvent(Message):
+    """`wallet_update`: a correction."""
+
+    user_id: int
+    currency: str
+    new_balance: Decimal
+    previous_balance: Decimal
+    reason: str
+    timestamp: str
+
+
+class GiftRequest(Request, frozen=True):
+    to_user_id: UserId
+    amount: Amount
+    action_id: ActionId
+    note: Note | None = None
+
+    def __post_init__(self) -> None:
+        positive(self.amount, "amount")
+
+
+class PurchaseRequest(Request, frozen=True):
+    item_id: ItemId
+    action_id: ActionId
+
+
+class BoostRequest(Request, frozen=True):
+    video_id: ItemId
+    amount: Amount
+    action_id: ActionId
+
+    def __post_init__(self) -> None:
+        positive(self.amount, "amount")
+
+
+class DeductionRequest(Request, frozen=True):
+    """A backend takes `amount` from a user's wallet."""
+
+    action_id: ActionId
+    user_id: UserId
+    amount: Amount
+    reason: ReasonText
+    action: Literal["penalty", "withdrawal"] = "penalty"
+    currency: Currency = LYK
+    metadata: dict[str, Any] | None = None
+
+    def __post_init__(self) -> None:
+        positive(self.amount, "amount")
+        _check_metadata(self.metadata)
+
+
+class CorrectionRequest(Request, frozen=True):
+    """A backend changes a user's balance by `amount`, which carries the sign."""
+
+    action_id: ActionId
+    user_id: UserId
+    amount: Amount
+    reason: ReasonText
+    action: Literal["correction"] = "correction"
+    currency: Currency = LYK
+    metadata: dict[str, Any] | None = None
+
+    def __post_init__(self) -> None:
+        if not minor_of(self.amount, "amount"):
+            raise ValueError("Expected a number other than 0 - at `$.amount`")
+        _check_metadata(self.metadata)
+
+
+class SpendAck(Message):
+    """The ack's data of whatever moves value in a wallet: the entry's id, and what there is after it."""
+
+    transaction_id: str
+    new_balance: Decimal
+
+
+def _check_metadata(metadata: dict[str, Any] | None) -> None:
+    if metadata is None:
+        return
+    if len(msgspec.json.encode(metadata)) > MAX_METADATA_BYTES:
+        raise ValueError(f"Expected at most {MAX_METADATA_BYTES} bytes - at `$.metadata`")
+    if _has_nul(metadata):  # PostgreSQL keeps such JSON, but can't look into it any more
+        raise ValueError("Expected text without NUL - at `$.metadata`")
+
+
+def _has_nul(value: Any) -> bool:
+    if isinstance(value, str):
+        return "\0" in value
+    if isinstance(value, dict):
+        return any(_has_nul(part) for pair in value.items() for part in pair)
+    return isinstance(value, list) and any(map(_has_nul, value))

@@ -21,12 +21,14 @@ class Heard:
     def __init__(self) -> None:
         self.heads: list[tuple[int, int]] = []
         self.topics: list[tuple[str, bytes]] = []
+        self.users: list[tuple[list[int], bytes]] = []
         self.replaced: list[tuple[int, str, int]] = []
         self.compares = 0
         self.listeners = Listeners(
             on_heads=self.heads.extend,
             on_compare=self._compare,
             on_topic=lambda topic, envelope: self.topics.append((topic, envelope)),
+            on_users=lambda user_ids, envelope: self.users.append((list(user_ids), envelope)),
             on_replaced=lambda *device: self.replaced.append(device),
         )
 
@@ -34,7 +36,7 @@ class Heard:
         self.compares += 1
 
     def anything(self) -> bool:
-        return bool(self.heads or self.topics or self.replaced or self.compares)
+        return bool(self.heads or self.topics or self.users or self.replaced or self.compares)
 
 
 async def until(true: Callable[[], object], seconds: float = 5.0) -> None:
@@ -86,6 +88,8 @@ async def test_a_node_does_not_hear_itself(lone: tuple[Broker, Heard]) -> None:
     broker.announce_heads([(user, 1) for user in range(2 * HEADS_MAX)])
     broker.publish_topic("live:a", b"{}")
     broker.publish_topic("live:a", b'"%s"' % (b"x" * 9_000))
+    broker.publish_users([7, 8], b"{}")
+    broker.publish_users(range(1, 5_000), b"{}")
     broker.announce_replaced(7, "phone", 2)
     await asyncio.sleep(0.1)
     await broker.stop()
@@ -137,6 +141,32 @@ async def test_a_big_topic_message_goes_through_the_table_and_is_trimmed(
     await until(lambda: len(nodes.heard_b.topics) == 2)
     assert set(nodes.heard_b.topics) == {("live:a", big), ("live:a", b"1")}
     assert await conn.fetchval("SELECT count(*) FROM large_notices") == 1
+    async with asyncio.timeout(5):
+        while await conn.fetchval("SELECT count(*) FROM large_notices"):
+            await asyncio.sleep(0.05)
+
+
+async def test_an_event_for_users_reaches_the_others_with_all_their_ids(nodes: Nodes) -> None:
+    nodes.a.publish_users([7, 2**53 - 1], '{"data":"ä"}'.encode())
+    nodes.a.publish_users([7], b"{}")
+    nodes.a.publish_users([7], b"{}")  # equal ones are two
+    nodes.a.publish_users([], b"{}")  # and one for nobody is none
+    await until(lambda: len(nodes.heard_b.users) == 3)
+    assert nodes.heard_b.users == [([7, 2**53 - 1], '{"data":"ä"}'.encode()), ([7], b"{}"), ([7], b"{}")]
+    assert not nodes.heard_a.anything()
+
+
+async def test_an_event_for_very_many_or_a_very_big_one_goes_through_the_table(
+    nodes: Nodes, conn: asyncpg.Connection
+) -> None:
+    many = [2**53 - number for number in range(1, 10_001)]
+    big = '"{}"'.format("ä" * 30_000).encode()
+    nodes.a.publish_users(many, b"{}")
+    nodes.a.publish_users([7], big)
+    nodes.a.publish_users([7], b"1")
+    await until(lambda: len(nodes.heard_b.users) == 3)
+    assert sorted(nodes.heard_b.users) == sorted([(many, b"{}"), ([7], big), ([7], b"1")])
+    assert await conn.fetchval("SELECT count(*) FROM large_notices") == 2
     async with asyncio.timeout(5):
         while await conn.fetchval("SELECT count(*) FROM large_notices"):
             await asyncio.sleep(0.05)

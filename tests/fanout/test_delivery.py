@@ -351,6 +351,38 @@ async def test_topics_are_withheld_before_resumed_and_dropped_when_congested() -
     assert [sink.frames for sink in (ready, resuming, full, other)] == [[b"goal"], [], [], []]
 
 
+async def test_an_event_for_users_is_one_frame_for_all_of_them_who_have_resumed() -> None:
+    world = World()
+    made: list[bytes] = []
+
+    def frame_of(envelope: bytes) -> bytes:
+        made.append(envelope)
+        return envelope
+
+    world.delivery = Delivery(hub=world.hub, read_after=world.inbox.read_after, frame_of=frame_of, spawn=world.tasks)
+    sinks = {user: [Recorder(), Recorder()] for user in (1, 2, 3)}
+    for user, both in sinks.items():
+        for sink in both:
+            world.delivery.start(world.delivery.attach(user, sink), 0, 0, world.resumed.append)
+    full, resuming, unstarted = Recorder(), Recorder(), Recorder()
+    world.delivery.start(world.delivery.attach(2, full), 0, 0, world.resumed.append)
+    full.congested = True
+    world.inbox.head = 1
+    world.inbox.gate.clear()
+    world.delivery.start(world.delivery.attach(2, resuming), 0, 1, world.resumed.append)
+    world.delivery.attach(2, unstarted)
+    world.delivery.tell_users([1, 2, 404], b"cue")
+    assert [sink.frames for both in sinks.values() for sink in both] == [[b"cue"]] * 4 + [[]] * 2
+    assert (full.frames, resuming.frames, unstarted.frames) == ([], [], [])
+    assert made == [b"cue"]
+    world.delivery.tell_users([404], b"cue")
+    assert made == [b"cue"], "nobody is here"
+    world.inbox.gate.set()
+    await world.settle()
+    world.delivery.tell_users([2], b"again")
+    assert resuming.frames == [b"1", b"again"], "withheld until it had resumed, and never given late"
+
+
 async def test_a_topic_ends_with_its_last_subscriber() -> None:
     world, sink = World(), Recorder()
     cursor = world.connect(sink)

@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 
 from fanout import notices
 from fanout.broker import Listeners
-from fanout.notices import Compare, Gathered, Heads, Large, Replaced, Topic, Wording, tell
+from fanout.notices import Compare, Gathered, Heads, Large, Replaced, Topic, Users, Wording, tell
 
 MAX_ID = 2**53 - 1
 
@@ -65,7 +65,7 @@ def test_too_many_heads_become_one_comparison() -> None:
 
 
 def test_waiting_topics_and_replaced_devices_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(notices, "TOPICS_MAX", 3)
+    monkeypatch.setattr(notices, "EPHEMERAL_MAX", 3)
     monkeypatch.setattr(notices, "REPLACED_MAX", 2)
     gathered = Gathered()
     assert not gathered
@@ -78,9 +78,21 @@ def test_waiting_topics_and_replaced_devices_are_bounded(monkeypatch: pytest.Mon
         Replaced(3, "phone", 3),
         Replaced(4, "phone", 4),
     ]
-    monkeypatch.setattr(notices, "TOPIC_BYTES_MAX", 10)
+    monkeypatch.setattr(notices, "EPHEMERAL_BYTES_MAX", 10)
     gathered.add_topic("live:a", b"1234567890")
     assert [bytes(notice.envelope) for notice in gathered.notices() if isinstance(notice, Topic)] == [b"1234567890"]
+
+
+def test_long_lists_of_users_are_bounded_by_what_they_weigh(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(notices, "EPHEMERAL_BYTES_MAX", 100 * notices.ID_BYTES)
+    gathered = Gathered()
+    gathered.add_users([], b"{}")
+    assert not gathered
+    for n in range(5):
+        gathered.add_users([n] * 40, b"")
+    assert [notice.user_ids[0] for notice in gathered.notices() if isinstance(notice, Users)] == [3, 4]
+    gathered.add_users([7] * 101, b"")
+    assert not gathered.notices()
 
 
 def test_each_listener_is_told_what_is_for_it() -> None:
@@ -89,12 +101,14 @@ def test_each_listener_is_told_what_is_for_it() -> None:
         on_heads=lambda heads: heard.append(("heads", heads)),
         on_compare=lambda: heard.append(("compare",)),
         on_topic=lambda topic, envelope: heard.append((topic, envelope)),
+        on_users=lambda user_ids, envelope: heard.append((user_ids, envelope)),
         on_replaced=lambda *device: heard.append(device),
     )
     a, b = Wording("a"), Wording("b")
     gathered = Gathered()
     gathered.add_heads([(7, 4)])
     gathered.add_topic("live:a", '{"data":"ä"}'.encode())
+    gathered.add_users([7, 8], b'{"data":1}')
     gathered.add_replaced(7, "phone", 12)
     for notice in [Compare(), *gathered.notices()]:
         read = b.read(a.write(notice))
@@ -102,4 +116,5 @@ def test_each_listener_is_told_what_is_for_it() -> None:
         tell(read, listeners)
     assert heard == [
         ("compare",), ("heads", [(7, 4)]), (7, "phone", 12), ("live:a", '{"data":"ä"}'.encode()),
+        ([7, 8], b'{"data":1}'),
     ]  # fmt: skip

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import os
+import pwd
+import re
 import subprocess
 import sys
 import time
@@ -78,7 +80,20 @@ def test_wrong_use_is_status_2(run: Run, arguments: list[str]) -> None:
     assert run(*arguments) == 2
 
 
-@pytest.mark.parametrize("command", ["serve", "demo", "migrate", "token --user 7", "audit", "check-config"])
+@pytest.mark.parametrize(
+    "command",
+    [
+        "serve",
+        "demo",
+        "migrate",
+        "token --user 7",
+        "audit",
+        "check-config",
+        "awards list",
+        "awards history x",
+        "awards set x --points 1",
+    ],
+)
 def test_bad_configuration_is_status_78_for_every_command(
     run: Run, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], command: str
 ) -> None:
@@ -173,6 +188,66 @@ def test_migrate_and_audit_work_while_no_server_runs_and_while_one_does(
         assert said.err == "applause: the audit found 1 fault\n"
     finally:
         asyncio.run(server.stop())
+
+
+def test_awards_are_shown_and_changed_while_no_server_runs_and_while_one_does(
+    run: Run, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    here = ("--data-dir", "here")
+    assert run("awards", "list", *here) == 1
+    assert "no database in here" in capsys.readouterr().err
+    run("migrate", *here)
+    capsys.readouterr()
+    assert run("awards", "list", *here) == 0
+    listed = capsys.readouterr().out.splitlines()
+    assert listed == [
+        "comment_posted  points 2    threshold 100   daily cap 5",
+        "like_received   points 1    threshold 1000",
+        "share_received  points 1    threshold 1000",
+        "video_liked     points 1    threshold 100",
+        "video_shared    points 2    threshold 100",
+        "video_uploaded  points 5    threshold 1000",
+        "video_viewed    points 1    threshold 100",
+        "view_received   points 0.1  threshold 1000",
+    ]
+    assert run("awards", "set", "comment_posted", "--points", "2.25", "--daily-cap", "3", *here) == 0
+    assert capsys.readouterr().out == "comment_posted  points 2.25  threshold 100  daily cap 3\n"
+
+    server = EmbeddedPostgres(Path("here"))
+    asyncio.run(server.start())
+    monkeypatch.setenv("LOGNAME", "somebody-else")  # who it was is what the system says
+    try:
+        assert run("awards", "set", "comment_posted", "--points", "0.1", "--threshold", "0", *here) == 0
+        capsys.readouterr()
+        assert run("awards", "history", "comment_posted", *here) == 0
+    finally:
+        asyncio.run(server.stop())
+    newest, middle, first = (re.split(" {2,}", line) for line in capsys.readouterr().out.splitlines())
+    who = f"by cli:{pwd.getpwuid(os.getuid()).pw_name}"
+    assert newest[1:] == ["points 0.1", "threshold 0", "daily cap 3", who]
+    assert middle[1:] == ["points 2.25", "threshold 100", "daily cap 3", who]
+    assert first[1:] == ["points 2", "threshold 100", "daily cap 5", "by -"]
+    assert newest[0] > middle[0] > first[0]
+
+
+def test_an_award_that_can_t_be_set_says_why(run: Run, capsys: pytest.CaptureFixture[str]) -> None:
+    here = ("--data-dir", "here")
+    run("migrate", *here)
+    for status, says, arguments in [
+        (1, "no award for such an action", ["set", "video_watched", "--points", "1"]),
+        (1, "no award for such an action", ["history", "video_watched"]),
+        (1, "at most 1000000", ["set", "video_liked", "--points", "1000000.01"]),
+        (1, "has no cap", ["set", "video_liked", "--points", "1", "--daily-cap", "5"]),
+        (2, "two decimals", ["set", "video_liked", "--points", "0.001"]),
+        (2, "two decimals", ["set", "video_liked", "--points", "1e2"]),
+        (2, "at least 0", ["set", "video_liked", "--points=-1"]),
+        (2, "--points", ["set", "video_liked"]),
+        (2, "--threshold", ["set", "video_liked", "--points", "1", "--threshold", "-1"]),
+    ]:
+        assert run("awards", *arguments, *here) == status, arguments
+        assert says in " ".join(capsys.readouterr().err.replace("│", " ").split()), arguments
+    assert run("awards", "history", "video_liked", *here) == 0
+    assert len(capsys.readouterr().out.splitlines()) == 1, "nothing was changed"
 
 
 def test_a_folder_that_somebody_holds_is_status_1_with_who(run: Run, capsys: pytest.CaptureFixture[str]) -> None:

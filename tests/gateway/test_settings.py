@@ -66,6 +66,7 @@ def test_a_secret_can_stand_in_a_file(tmp_path: Path) -> None:
     file = tmp_path / "secret"
     file.write_text(SECRET + "\n")
     assert loaded(APPLAUSE_AUTH__SECRET_FILE=str(file)).auth.secret == SECRET
+    assert loaded(APPLAUSE_AUTH__PREVIOUS_SECRET_FILE=str(file)).auth.previous_secret == SECRET
     file.write_text("postgresql://db/a\n")
     assert loaded(DATABASE_URL_FILE=str(file)).database.url == "postgresql://db/a"
     assert problems(APPLAUSE_AUTH__SECRET_FILE=str(tmp_path / "missing"))[0].startswith("APPLAUSE_AUTH__SECRET_FILE: ")
@@ -100,6 +101,13 @@ def test_a_value_out_of_bounds_is_an_error_that_names_its_key(name: str, value: 
     ("environ", "said"),
     [
         ({"APPLAUSE_AUTH__SECRET": "short"}, "auth.secret: at least 16 bytes"),
+        ({"APPLAUSE_AUTH__PREVIOUS_SECRET": "short"}, "auth.previous_secret: at least 16 bytes"),
+        ({"APPLAUSE_AUTH__SECRET": "-----BEGIN PUBLIC KEY-----"}, "auth.secret: a secret for HS256, not a key"),
+        ({"APPLAUSE_AUTH__JWKS_URL": "ftp://a.example/jwks"}, "auth.jwks_url: begins with https://"),
+        ({"APPLAUSE_AUTH__JWKS_URL": "https://"}, "auth.jwks_url: begins with https://"),
+        ({"APPLAUSE_AUTH__JWKS_URL": "https://u:hunter2@a.example/"}, "auth.jwks_url: begins with https://"),
+        ({"APPLAUSE_SERVER__TRUSTED_PROXIES": "10.0.0.0/8,proxy"}, "server.trusted_proxies: proxy is no network"),
+        ({"APPLAUSE_SERVER__TRUSTED_PROXIES": "10.0.0.1/8"}, "server.trusted_proxies: 10.0.0.1/8 is no network"),
         ({"DATABASE_URL": "mysql://db"}, "database.url: begins with postgresql://"),
         ({"APPLAUSE_SOCKET__MAX_MESSAGE_BYTES": "2000000"}, "socket.send_queue_bytes: at least"),
         ({"APPLAUSE_LANE__QUEUE": "10"}, "lane.queue: at least lane.batch"),
@@ -143,12 +151,16 @@ def test_no_message_and_no_list_shows_a_secret(config: Path) -> None:
     assert "12345" not in str(problems(config))
     assert "hidden" not in str(problems(APPLAUSE_AUTH__SECRET="hidden"))
     assert "hunter2" not in str(problems(DATABASE_URL="mysql://u:hunter2@db"))
-    shown = dict(redacted(loaded(APPLAUSE_AUTH__SECRET=SECRET, DATABASE_URL="postgresql://u:hunter2@db/a")))
+    assert "hidden" not in str(problems(APPLAUSE_AUTH__PREVIOUS_SECRET="hidden"))
+    both = {"APPLAUSE_AUTH__SECRET": SECRET, "APPLAUSE_AUTH__PREVIOUS_SECRET": SECRET[::-1]}
+    shown = dict(redacted(loaded(DATABASE_URL="postgresql://u:hunter2@db/a", **both)))
+    assert shown["auth.previous_secret"] == "(set)"
     assert (shown["auth.secret"], shown["database.url"], shown["server.port"]) == ("(set)", "(set)", "8080")
 
 
 def test_a_secret_can_only_be_made_up_beside_a_database_of_ones_own() -> None:
     require_secret(loaded())
     require_secret(loaded(DATABASE_URL="postgresql://db/a", APPLAUSE_AUTH__SECRET=SECRET))
+    require_secret(loaded(DATABASE_URL="postgresql://db/a", APPLAUSE_AUTH__JWKS_URL="https://a.example/jwks"))
     with pytest.raises(BadSettings, match=r"auth\.secret: needed"):
         require_secret(loaded(DATABASE_URL="postgresql://db/a"))

@@ -105,3 +105,59 @@ async def test_a_hand_over_waits_for_the_owners_head(directory: DirectoryHandler
         await asyncio.sleep(0.05)
         assert not hand_over.done()
     assert (await hand_over).owner_id == 8
+
+
+async def test_a_video_is_deleted_once_and_put_again(directory: DirectoryHandler) -> None:
+    for user_id in (7, 8):
+        await directory.put_user(user_id, PutUserRequest(username="x"))
+    await directory.put_video("v", PutVideoRequest(owner_id=7, title="Dance"))
+    await directory.delete_video("v")
+    for deed in (directory.delete_video("v"), directory.get_video("v")):
+        with pytest.raises(Refusal) as refused:
+            await deed
+        assert refused.value.code == "not_found"
+    with pytest.raises(Refusal) as refused:
+        await directory.put_video("v", PutVideoRequest(title="Back"))
+    assert (refused.value.code, refused.value.field) == ("invalid_payload", "ownerId")
+    back = await directory.put_video("v", PutVideoRequest(owner_id=8, title="Back"))
+    assert (back.owner_id, back.title) == (8, "Back")
+
+
+async def test_to_put_a_deleted_video_under_another_waits_for_its_owner_s_head(
+    directory: DirectoryHandler, pool: asyncpg.Pool
+) -> None:
+    """What it still owes is settled under that head."""
+    for user_id in (7, 8):
+        await directory.put_user(user_id, PutUserRequest(username="x"))
+    await directory.put_video("v", PutVideoRequest(owner_id=7, title="Dance"))
+    await directory.delete_video("v")
+    async with pool.acquire() as conn, conn.transaction():
+        await conn.execute("SELECT FROM heads WHERE user_id = 7 FOR NO KEY UPDATE")
+        put = asyncio.ensure_future(directory.put_video("v", PutVideoRequest(owner_id=8, title="Back")))
+        await _somebody_waits(conn)
+        assert not put.done()
+    assert (await put).owner_id == 8
+
+
+async def test_a_video_that_is_just_being_uploaded_is_handed_over_under_its_owner_s_head(
+    directory: DirectoryHandler, pool: asyncpg.Pool
+) -> None:
+    for user_id in (7, 8):
+        await directory.put_user(user_id, PutUserRequest(username="x"))
+    async with pool.acquire() as uploading, pool.acquire() as holding, holding.transaction():
+        await holding.execute("SELECT FROM heads WHERE user_id = 7 FOR NO KEY UPDATE")
+        transaction = uploading.transaction()
+        await transaction.start()
+        await uploading.execute("INSERT INTO videos (id, owner_id, title) VALUES ('v', 7, 'Mine')")
+        put = asyncio.ensure_future(directory.put_video("v", PutVideoRequest(owner_id=8, title="Put")))
+        await _somebody_waits(holding)
+        await transaction.commit()
+        await _somebody_waits(holding)
+        assert (await holding.fetchval("SELECT owner_id FROM videos"), put.done()) == (7, False)
+    assert (await put).owner_id == 8
+
+
+async def _somebody_waits(conn: asyncpg.Connection) -> None:
+    async with asyncio.timeout(10):
+        while not await conn.fetchval("SELECT EXISTS (SELECT FROM pg_locks WHERE NOT granted)"):
+            await asyncio.sleep(0.01)

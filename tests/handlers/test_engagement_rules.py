@@ -1,4 +1,4 @@
-"""What likes, views and shares come to: against a model that knows nothing but history, and by tables."""
+"""What likes, views, shares and comments come to: against a model that knows nothing but history, and by tables."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import dataclasses
 import itertools
 from collections import defaultdict
 from dataclasses import dataclass
+from datetime import date, timedelta
 from typing import Final
 
 import pytest
@@ -15,6 +16,7 @@ from hypothesis import strategies as st
 from handlers.awards import Award, Awards
 from handlers.engagement.rules import (
     ACTOR_AWARD,
+    COMMENT,
     CREATOR_AWARD,
     KIND_OF,
     LIKE,
@@ -27,6 +29,7 @@ from handlers.engagement.rules import (
     Engagement,
     Intent,
     Outcome,
+    PaidDay,
     VideoKind,
     decide,
 )
@@ -38,7 +41,10 @@ AWARDS: Final[Awards] = {
     "like_received": Award(100, 1000),
     "view_received": Award(10, 1000),
     "share_received": Award(100, 1000),
+    "comment_posted": Award(200, 100, daily_cap=2),
 }
+KINDS: Final = (LIKE, VIEW, SHARE, COMMENT)
+TODAY: Final = date(2026, 3, 2)
 VIDEOS: Final = {"a": 1, "b": 2}  # -> the owner; 1 and 2 act too
 PEOPLE: Final = range(1, 6)
 EVENTS: Final = sorted(KIND_OF)
@@ -57,6 +63,7 @@ def intent_of(actor: int, event: str, video: str, *, following: int = 100, follo
         owner_id=VIDEOS[video],
         owner_followers=followers,
         origin=f"{actor}/{event}",
+        text=f"says {actor}" if event == "video:comment" else "",
     )
 
 
@@ -64,8 +71,9 @@ def fresh_books(*, prompt: bool = True, awards: Awards = AWARDS) -> Books:
     return Books(
         awards=awards,
         accounts={person: Account(seq=0, balance=0, n=0) for person in PEOPLE},
-        counters={place: Counter(0, prompt) for place in itertools.product(VIDEOS, (LIKE, VIEW, SHARE))},
+        counters={place: Counter(0, prompt) for place in itertools.product(VIDEOS, KINDS)},
         engagements=defaultdict(Engagement),
+        today=TODAY,
     )
 
 
@@ -87,7 +95,7 @@ class History:
 
     def __init__(self) -> None:
         self._past: list[Done] = []
-        self._today = 0  # the index from which on it is less than 24 h ago
+        self._today = 0  # the index from which on it is less than 24 h ago, and the same UTC day
 
     def a_day_passes(self) -> None:
         self._today = len(self._past)
@@ -97,9 +105,9 @@ class History:
         done, reason = Done(intent), None
         before = self._times(intent.actor_id, intent.video_id, intent.kind)
         if intent.event != "video:unlike":
-            reason = self._pay(done, before)
+            reason = self._pay_comment(done) if intent.kind == COMMENT else self._pay(done, before)
         self._past.append(done)
-        already = not before if intent.event == "video:unlike" else before > 0
+        already = not before if intent.event == "video:unlike" else before > 0 and intent.kind != COMMENT
         return done.actor_points, already, reason, self.total(intent.video_id, intent.kind)
 
     def _pay(self, done: Done, before: int) -> str | None:
@@ -120,6 +128,18 @@ class History:
         if intent.following < 100:
             return "not_eligible"
         done.actor_points = {LIKE: 100, VIEW: 100, SHARE: 200}[intent.kind]
+        return None
+
+    def _pay_comment(self, done: Done) -> str | None:
+        intent = done.intent
+        if intent.actor_id == intent.owner_id:
+            return "own_video"
+        done.told = True
+        if sum(d.actor_points > 0 for d in self._past[self._today :] if _same(d.intent, intent)) >= 2:
+            return "daily_cap"
+        if intent.following < 100:
+            return "not_eligible"
+        done.actor_points = 200
         return None
 
     def total(self, video_id: str, kind: int) -> int:
@@ -150,7 +170,7 @@ def _same(one: Intent, other: Intent) -> bool:
 intents = st.builds(
     intent_of,
     st.sampled_from([1, 2, 3, 4]),
-    st.sampled_from([*EVENTS, "video:like"]),  # likes have the most to get wrong
+    st.sampled_from([*EVENTS, "video:like", "video:comment"]),  # these have the most to get wrong
     st.sampled_from(sorted(VIDEOS)),
     following=st.sampled_from([0, 99, 100, 5000]),
     followers=st.sampled_from([0, 999, 1000, 5000]),
@@ -170,10 +190,14 @@ class Stage:
         self.waiting: defaultdict[VideoKind, int] = defaultdict(int)  # changes of totals, for the settler
         self.accrued: defaultdict[int, int] = defaultdict(int)  # points that wait for each creator
         self.told: defaultdict[int, int] = defaultdict(int)  # actors whom each creator was told of, or will be
+        self.paid_days: dict[tuple[int, str], PaidDay] = {}
+        self.today = TODAY
+        self.comments: list[Intent] = []
 
     def open(self, batch: list[Intent], popular: set[VideoKind]) -> Books:
         """Books with what this batch may touch and nothing else: whoever is not locked has no account in them."""
         touched = {(intent.video_id, intent.kind) for intent in batch}
+        assert not any(kind == COMMENT for _, kind in popular), "owners of what is commented on are always locked"
         locked = {intent.actor_id for intent in batch} | {VIDEOS[video] for video, _ in touched - popular}
         return Books(
             awards=AWARDS,
@@ -188,10 +212,13 @@ class Stage:
                 )
                 for key in {(intent.actor_id, intent.video_id, intent.kind) for intent in batch}
             },
+            paid_days={pair: dataclasses.replace(paid) for pair, paid in self.paid_days.items()},
+            today=self.today,
         )
 
     def a_day_passes(self) -> None:
-        """What storage says of `notified` is true for 24 h."""
+        """What storage says of `notified` is true for 24 h; and it is another UTC day."""
+        self.today += timedelta(days=1)
         for engagement in self.engagements.values():
             engagement.notified = False
 
@@ -200,6 +227,8 @@ class Stage:
         self._check_numbers(books)
         self.accounts.update(books.accounts)
         self.engagements.update(books.engagements)
+        self.paid_days.update(books.paid_days)
+        self.comments += books.comments
         for place, change in books.counted.items():
             self.settled[place] += change
         for (creator, video, kind), pending in books.pending.items():
@@ -249,8 +278,9 @@ def test_every_outcome_is_what_history_says(batches: list[tuple[list[Intent], se
     for person in PEOPLE:
         assert stage.accounts[person].balance + stage.accrued[person] == history.balance(person)
         assert stage.told[person] == history.times_told(person)
-    for place in itertools.product(VIDEOS, (LIKE, VIEW, SHARE)):
+    for place in itertools.product(VIDEOS, KINDS):
         assert stage.settled[place] + stage.waiting[place] == history.total(*place)
+    assert stage.comments == [intent for batch, *_ in batches for intent in batch if intent.kind == COMMENT]
 
 
 @given(st.lists(intents, max_size=30))
@@ -259,9 +289,10 @@ def test_a_creator_hears_at_once_only_once_a_batch(batch: list[Intent]) -> None:
     for intent in batch:
         decide(books, intent)
     creators = [(p.video_id, p.kind) for p in books.payments if p.user_type == "creator"]
+    notices = [(notice.video_id, notice.kind) for notice in books.notices if notice.kind != COMMENT]
     assert len(creators) == len(set(creators))
-    assert len(books.notices) == len({(notice.video_id, notice.kind) for notice in books.notices})
-    assert {*creators, *((notice.video_id, notice.kind) for notice in books.notices)} == books.told
+    assert len(notices) == len(set(notices))
+    assert {*creators, *notices} == books.told
 
 
 # -- by tables ---------------------------------------------------------------------------------------
@@ -406,13 +437,84 @@ def test_unlike_takes_a_waiting_like_out_of_the_total_but_not_its_points() -> No
 
 def test_an_award_of_nothing_is_not_paid_and_can_be_paid_later() -> None:
     off = fresh_books(awards={action: Award(0, award.threshold) for action, award in AWARDS.items()})
-    outcome = decide(off, intent_of(5, "video:like", "a"))
-    assert (outcome.points, outcome.reason) == (0, "not_eligible")
+    for event in ("video:like", "video:comment"):
+        outcome = decide(off, intent_of(5, event, "a"))
+        assert (outcome.points, outcome.reason) == (0, "not_eligible")
     assert not off.payments
     assert not off.engagements[5, "a", LIKE].actor_paid
     assert not off.engagements[5, "a", LIKE].creator_paid
 
 
-def test_every_kind_has_its_two_awards() -> None:
-    assert set(ACTOR_AWARD) == set(CREATOR_AWARD) == set(KIND_OF.values()) == {LIKE, VIEW, SHARE}
+# -- comments ----------------------------------------------------------------------------------------
+
+
+def comment(books: Books, actor: int = 5, video: str = "a", **counts: int) -> tuple[int, str | None]:
+    """(points, reason) of one more comment."""
+    outcome = decide(books, intent_of(actor, "video:comment", video, **counts))
+    assert not outcome.already
+    return outcome.points, outcome.reason
+
+
+def test_comments_pay_up_to_the_cap_and_count_and_tell_each_time() -> None:
+    books = fresh_books()
+    assert [comment(books) for _ in range(4)] == [(200, None), (200, None), (0, "daily_cap"), (0, "daily_cap")]
+    assert books.counted == {("a", COMMENT): 4}
+    assert books.engagements[5, "a", COMMENT].count == 4
+    assert [(p.user_id, p.action, p.n, p.user_type) for p in books.payments] == [
+        (5, "comment_posted", 1, "viewer"),
+        (5, "comment_posted", 2, "viewer"),
+    ]
+    assert [(n.user_id, n.seq, n.text, n.actors) for n in books.notices] == [
+        (1, seq, "says 5", [5]) for seq in (1, 2, 3, 4)
+    ]
+    assert not books.told, "a comment makes no creator less quiet"
+    assert not books.pending
+
+
+def test_each_actor_and_video_has_a_cap_of_its_own() -> None:
+    books = fresh_books()
+    for actor, video in ((5, "a"), (5, "b"), (4, "a")):
+        assert [comment(books, actor, video) for _ in range(3)] == [(200, None), (200, None), (0, "daily_cap")]
+
+
+def test_comments_that_are_not_eligible_don_t_fill_the_day() -> None:
+    books = fresh_books()
+    assert [comment(books, following=99) for _ in range(3)] == [(0, "not_eligible")] * 3
+    assert [comment(books) for _ in range(2)] == [(200, None)] * 2
+    assert comment(books, following=99) == (0, "daily_cap"), "which is named before"
+
+
+def test_a_comment_on_one_s_own_video_is_recorded_and_nothing_else() -> None:
+    books = fresh_books()
+    assert comment(books, actor=1) == (0, "own_video")
+    assert (len(books.comments), books.counted) == (1, {("a", COMMENT): 1})
+    assert not books.notices
+    assert not books.payments
+    assert not books.paid_days
+
+
+@pytest.mark.parametrize(
+    ("paid_on", "times", "paid"),
+    [
+        (TODAY, 1, 1),
+        (TODAY, 2, 0),
+        (TODAY - timedelta(days=1), 2, 2),
+        (TODAY + timedelta(days=1), 2, 0),  # the clock was put back: no day begins twice
+        (TODAY + timedelta(days=1), 1, 1),
+    ],
+)
+def test_a_day_begins_at_midnight_and_once(paid_on: date, times: int, paid: int) -> None:
+    books = fresh_books()
+    books.paid_days[5, "a"] = PaidDay(paid_on, times)
+    assert [comment(books)[0] for _ in range(3)] == [200] * paid + [0] * (3 - paid)
+
+
+@pytest.mark.parametrize(("cap", "paid"), [(0, 0), (1, 1), (None, 9)])
+def test_the_cap_is_data(cap: int | None, paid: int) -> None:
+    books = fresh_books(awards={**AWARDS, "comment_posted": Award(200, 100, cap)})
+    assert [comment(books)[0] for _ in range(9)] == [200] * paid + [0] * (9 - paid)
+
+
+def test_every_kind_has_its_two_awards_but_comments_which_only_pay_their_writer() -> None:
+    assert set(ACTOR_AWARD) == {*CREATOR_AWARD, COMMENT} == set(KIND_OF.values()) == set(KINDS)
     assert set(AWARDS) == {*ACTOR_AWARD.values(), *CREATOR_AWARD.values()}

@@ -122,6 +122,69 @@ async def the_story(page: Page, base_url: str) -> None:
     await _expect_no_tokens(page)
 
 
+@pytest.mark.browser
+async def test_what_was_tapped_offline_outlives_the_page_and_is_sent_once(base_url: str, page: Page) -> None:
+    await page.goto(f"{base_url}/")
+    ada, grace = page.locator('[data-phone="viewer"]'), page.locator('[data-phone="creator"]')
+    await _expect_state(ada, "online")
+    for phone in (ada, grace):
+        await phone.locator('[data-at="spoken-balance"]', has_text="LYK").wait_for()
+    first, second = await _videos(ada)
+    before = await _balances(ada, grace)
+    await ada.locator('[data-do="switch"]').click()
+    await _expect_state(ada, "stopped")
+    for video in (first, second):
+        await ada.locator(f'[data-video="{video}"] [data-do="like"]').click()
+    await ada.locator(f'[data-video="{first}"] [data-do="share"]').click()
+
+    for _ in range(2):  # a reload changes nothing
+        await _expect_state(ada, "stopped")
+        await ada.locator('[data-at="banner"]', has_text="3 taps wait").wait_for()
+        shown = await ada.locator('[data-at="outbox"] [data-at="text"]').all_text_contents()
+        assert [row.split(" · ")[0] for row in shown] == ["Like", "Like", "Share"]
+        assert await ada.locator(f'[data-video="{second}"] [data-do="like"]').get_attribute("aria-pressed") == "true"
+        await page.reload()
+
+    await ada.locator('[data-do="switch"]').click()
+    await _expect_balance(ada, before[0] + 1 + 1 + 2)
+    await _expect_balance(grace, before[1] + 3)
+    assert await ada.locator('[data-at="outbox"] li').count() == 0
+    assert await ada.locator(f'[data-video="{first}"] [data-at="shares"]').text_content() == "1"
+    await page.reload()
+    await _expect_balance(ada, before[0] + 4)
+
+
+@pytest.mark.browser
+async def test_comments_follows_and_gifts(base_url: str, page: Page) -> None:
+    await page.goto(f"{base_url}/")
+    ada, grace = page.locator('[data-phone="viewer"]'), page.locator('[data-phone="creator"]')
+    for phone in (ada, grace):
+        await phone.locator('[data-at="spoken-balance"]', has_text="LYK").wait_for()
+    first, _ = await _videos(ada)
+    before = await _balances(ada, grace)
+
+    video = ada.locator(f'[data-video="{first}"]')
+    await video.locator('[data-do="comment"]').click()
+    await video.locator('[data-at="comment-text"]').fill("What <b>light</b>!")
+    await video.locator('[data-do="comment-form"] button').click()
+    await video.locator('[data-at="comment-list"]', has_text="What <b>light</b>!").wait_for()
+    await grace.locator('.event[data-icon="comment"]', has_text="What <b>light</b>!").wait_for()
+    await _expect_balance(ada, before[0] + 2)
+
+    await ada.locator('[data-do="follow"]').click()
+    await grace.locator('.event[data-icon="star"]').wait_for()
+    assert await ada.locator('[data-do="follow"]').get_attribute("aria-pressed") == "true"
+
+    await ada.locator('[data-at="amount"]').fill("1.5")
+    await ada.locator('[data-do="gift"] button').click()
+    await _expect_balance(ada, before[0] + 0.5)
+    await _expect_balance(grace, before[1] + 1.5)
+    await ada.locator('[data-at="amount"]').fill("1000")
+    await ada.locator('[data-do="gift"] button').click()
+    await ada.locator('[data-at="person-remark"]:not(:has-text("sent")):not(:empty)').wait_for()
+    assert await _balances(ada, grace) == (before[0] + 0.5, before[1] + 1.5)
+
+
 async def _videos(phone: Locator) -> tuple[str, str]:
     first, second, *_ = await phone.locator("[data-video]").evaluate_all("all => all.map(one => one.dataset.video)")
     return first, second

@@ -48,7 +48,7 @@ async def test_a_video_comes_changes_and_counts(stage: Stage) -> None:
 
     assert renamed.body == {
         "videoId": f"v{creator}", "ownerId": creator, "title": "Sunset", "totalLikes": 1, "totalViews": 0,
-        "totalShares": 0,
+        "totalShares": 0, "totalComments": 0,
     }  # fmt: skip
     [event] = await phone.told("points_earned")
     assert event["data"]["metadata"]["videoTitle"] == "Sunrise", "titles are as of the event"

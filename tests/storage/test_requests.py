@@ -15,6 +15,7 @@ from storage import db
 from storage.audit import audit
 from storage.requests import KEPT_DAYS, StoredRequest, insert_requests, maintain_partitions
 from storage.statement import write_together
+from tests.support.clock import at, have_clock
 from tests.support.engagements import CREATOR, FAN, STRANGER, Batches, asked, awards_of, seed
 
 KEY: Final = "the-key-1"
@@ -23,26 +24,6 @@ DAY: Final = timedelta(days=1)
 WEEK: Final = timedelta(days=7)
 KEPT: Final = timedelta(days=KEPT_DAYS)
 MONDAY: Final = datetime(2026, 3, 2, tzinfo=UTC)
-
-# PostgreSQL looks into pg_catalog first unless the path names it, so this clock hides its own.
-MOVABLE_CLOCK = """
-CREATE OR REPLACE FUNCTION public.clock_timestamp() RETURNS timestamptz LANGUAGE plpgsql VOLATILE AS
-    $$ BEGIN RETURN current_setting('test.now')::timestamptz; END $$;
-CREATE OR REPLACE FUNCTION public.now() RETURNS timestamptz LANGUAGE plpgsql STABLE AS
-    $$ BEGIN RETURN current_setting('test.now')::timestamptz; END $$;
-SET search_path = public, pg_catalog
-"""
-
-
-async def at(conn: asyncpg.Connection, now: datetime) -> None:
-    """It is `now` on this connection."""
-    await conn.execute("SELECT set_config('test.now', $1, false)", now.isoformat())
-
-
-async def have_clock(conn: asyncpg.Connection, now: datetime) -> None:
-    await conn.execute(MOVABLE_CLOCK)
-    await at(conn, now)
-
 
 PARTITIONS = """
 SELECT c.relname, pg_get_expr(c.relpartbound, c.oid) FROM pg_inherits i JOIN pg_class c ON c.oid = i.inhrelid

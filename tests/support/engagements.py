@@ -13,7 +13,7 @@ import msgspec
 from handlers.awards import Award, Awards
 from handlers.deed import Deed, Delivered, fingerprint
 from handlers.engagement.handler import EngagementHandler
-from handlers.engagement.wire import LikeRequest, ShareRequest, UnlikeRequest, ViewRequest
+from handlers.engagement.wire import CommentRequest, LikeRequest, ShareRequest, UnlikeRequest, ViewRequest
 from handlers.errors import Refusal
 from storage import heads, requests, users, videos
 from storage.awards import list_awards
@@ -27,6 +27,7 @@ REQUESTS: Final = {
     "video:unlike": UnlikeRequest,
     "video:view": ViewRequest,
     "video:share": ShareRequest,
+    "video:comment": CommentRequest,
 }
 CREATOR: Final = 1
 OTHER_CREATOR: Final = 2
@@ -52,7 +53,7 @@ async def seed(conn: Connection, fans: int = 10) -> None:
 
 async def awards_of(conn: Connection) -> Awards:
     """The awards as the migration brings them."""
-    return {action: Award(points, least) for action, points, least in await list_awards(conn)}
+    return {action: Award(*terms) for action, *terms in await list_awards(conn)}
 
 
 class Asked:

@@ -112,7 +112,7 @@ class Gateway:
         )
 
     def _command(self, name: str, *arguments: str) -> list[str]:
-        return [sys.executable, "-m", "gateway", name, "--data-dir", str(self.data_dir), *arguments]
+        return [sys.executable, "-m", "gateway", name, *arguments, "--data-dir", str(self.data_dir)]
 
     # -- from outside ------------------------------------------------------------------------------------------------
 

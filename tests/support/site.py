@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from typing import Any
 
 import asyncpg
@@ -15,16 +15,21 @@ from aiohttp import ClientResponse, web
 from aiohttp.test_utils import TestClient, TestServer
 
 from gateway.auth import Authenticator
+from gateway.http.access import access_routes
 from gateway.http.accounts import account_routes
 from gateway.http.directory import directory_routes
 from gateway.http.door import MAX_BODY_BYTES, Door
 from gateway.http.events import event_routes
 from gateway.http.health import health_routes
 from gateway.http.problems import answer_problems
-from gateway.settings import Auth
+from gateway.settings import Auth, Events
+from handlers.access.handler import AccessHandler
+from handlers.access.identities import Identities
+from handlers.caller import Claims
+from handlers.deed import Delivered
 from handlers.directory.handler import DirectoryHandler
 from handlers.errors import Refusal
-from handlers.live.handler import LiveHandler
+from handlers.events.handler import EventsHandler
 from handlers.wire import Message
 
 SECRET = "a secret of more than thirty-two bytes"
@@ -51,8 +56,22 @@ class Accounts:
     async def fetch(self, user_id: int, request: Any) -> Any:
         raise AssertionError("not asked here")
 
-    async def get_state(self, user_id: int) -> Message:
-        return Balances([])
+    async def get_state(self, user_id: int) -> tuple[Message, int]:
+        return Balances([]), 12
+
+
+class Topics:
+    """Keeps what was published; the other events have tests of their own."""
+
+    def __init__(self, published: list[tuple[str, bytes]]) -> None:
+        self._published = published
+
+    def topic(self, topic: str, envelope: bytes) -> None:
+        self._published.append((topic, envelope))
+
+    def events(self, events: Sequence[Delivered]) -> None: ...
+
+    def users(self, user_ids: Sequence[int], envelope: bytes) -> None: ...
 
 
 class Site:
@@ -76,21 +95,31 @@ def token_of(who: str, **claims: Any) -> str:
     return jwt.encode({"sub": who, "exp": time.time() + 60, "roles": roles, **claims}, SECRET, algorithm="HS256")
 
 
+async def everybody(claims: Claims) -> Claims:
+    """Lets in whoever has a good token, where no database may be asked for more."""
+    return claims
+
+
 @contextlib.asynccontextmanager
 async def serving(pool: Any, *, extra: Callable[[Door], list[web.RouteDef]] = lambda door: []) -> AsyncIterator[Site]:
     published: list[tuple[str, bytes]] = []
     directory = DirectoryHandler(pool=pool, create_unknown=True)
-    door = Door(verifier=Authenticator(Auth(secret=SECRET)), is_suspended=directory.is_suspended)
+    identities = Identities(pool=pool, create_unknown=True)
+    access = AccessHandler(pool=pool, identities=identities, on_revoked=lambda: None)
+    admit = everybody if isinstance(pool, SealedPool) else access.admit
+    door = Door(verifier=Authenticator(Auth(secret=SECRET)), admit=admit)
     accounts = Accounts()
+    events = EventsHandler(pool=pool, publisher=Topics(published), limits=Events(), wake_applier=lambda: None)
     app = web.Application(middlewares=[answer_problems], client_max_size=MAX_BODY_BYTES)
     site = Site(TestClient(TestServer(app)), published)
 
     async def check() -> list[str]:
         return site.problems
 
+    app.add_routes(access_routes(door, access))
     app.add_routes(directory_routes(door, directory))
     app.add_routes(account_routes(door, wallet=accounts, inbox=accounts, know_user=directory.know_user))
-    app.add_routes(event_routes(door, LiveHandler(pool=pool, publish=lambda *sent: published.append(sent))))
+    app.add_routes(event_routes(door, events))
     app.add_routes(health_routes(check=check, is_draining=lambda: site.is_draining))
     app.add_routes(extra(door))
     async with site.client:

@@ -159,7 +159,7 @@ def folded(events: list[Any]) -> float:
     """The balance that these events make, each one's before being the last one's after."""
     balance = 0.0
     for event in events:
-        if event["type"] == "points_earned":
+        if event["eventType"].startswith("wallet:"):
             assert event["data"]["previousBalance"] == balance, event
             balance = event["data"]["newBalance"]
     return balance

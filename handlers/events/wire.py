@@ -8,23 +8,24 @@ from typing import Annotated, Any
 import msgspec
 from msgspec import UNSET, UnsetType
 
-from handlers.wire import Message, Request
+from handlers.wire import Message, Request, UserId
 
 EventId = Annotated[str, msgspec.Meta(min_length=1, max_length=128, pattern=r"^[^\x00]*\Z")]
 Source = Annotated[str, msgspec.Meta(min_length=1, max_length=255, pattern=r"^[^\x00]*\Z")]
 TypeName = Annotated[str, msgspec.Meta(pattern=r"^[A-Za-z0-9._:-]{1,128}\Z")]
 TopicName = Annotated[str, msgspec.Meta(min_length=1, max_length=128)]
+Recipients = Annotated[list[UserId], msgspec.Meta(min_length=1)]
 Moment = Annotated[datetime, msgspec.Meta(tz=True)]
 
 
 class PublishRequest(Request, frozen=True):
-    """One event, to a topic. `recipient_ids` is known so that it can be refused by its name."""
+    """One event, for users or to a topic. Its fingerprint is of these fields in this order: add new ones at the end."""
 
     id: EventId
     type: TypeName
     data: dict[str, Any]
     topic: TopicName | UnsetType = UNSET
-    recipient_ids: Any | UnsetType = UNSET
+    recipient_ids: Recipients | UnsetType = UNSET
     source: Source | UnsetType = UNSET
     event_type: TypeName | UnsetType = UNSET
     timestamp: Moment | UnsetType = UNSET
@@ -32,14 +33,18 @@ class PublishRequest(Request, frozen=True):
 
 
 class PublishAnswer(Message):
-    """How many recipients it was stored for and how many are unknown: for a topic none and none."""
+    """How many recipients get it and how many are unknown: for a topic none and none."""
 
     accepted: int
     skipped: int
 
 
-class LiveEvent(Message):
-    """The envelope of an ephemeral event: the same bytes for all who listen."""
+class AcceptedAnswer(PublishAnswer):
+    """The same where it is stored and reaches the recipients by and by: HTTP 202."""
+
+
+class EphemeralEvent(Message):
+    """The envelope of an ephemeral event: the same bytes for all who hear it."""
 
     id: str
     seq: None

@@ -1,0 +1,109 @@
+"""What a backend's event must be, beyond its types, and what it says: checks before the database is asked."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from datetime import datetime
+from typing import Final
+
+import msgspec
+from msgspec import UNSET
+
+from handlers.errors import Refusal
+from handlers.events.rules import distinct_recipients, is_live_topic, is_reserved_event_type, is_reserved_type
+from handlers.events.wire import EphemeralEvent, PublishRequest
+from handlers.inbox.envelope import timestamp_of
+from handlers.wire import encode
+from storage.broadcasts import Body
+
+MAX_EVENT_BYTES: Final = 65_536  # without the list of recipients
+
+_NUL: Final = re.compile(rb"(?<!\\)(?:\\\\)*\\u0000")  # the escape itself, not an escaped backslash before "u0000"
+_CANONICAL = msgspec.json.Encoder(order="deterministic")
+
+
+class Checked(msgspec.Struct, frozen=True):
+    """A request that may be carried out: to `topic`, or for `recipients` (ascending, each once) where there is none."""
+
+    source: str
+    request: PublishRequest
+    topic: str | None
+    recipients: list[int]
+    timestamp: datetime | None
+    fingerprint: bytes
+
+    @property
+    def is_ephemeral(self) -> bool:
+        """Whether nobody keeps it."""
+        return self.topic is not None or self.request.ephemeral is True
+
+    def body(self, taken_at: datetime) -> Body:
+        """The event as it is stored."""
+        request = self.request
+        event_type = None if request.event_type is UNSET else request.event_type
+        return Body(request.id, request.type, event_type, encode(request.data).decode(), self.timestamp or taken_at)
+
+    def ephemeral_envelope(self, taken_at: datetime) -> bytes:
+        """The event as all who hear it get it."""
+        request = self.request
+        event_type = f"notification:{request.type}" if request.event_type is UNSET else request.event_type
+        timestamp = timestamp_of(self.timestamp or taken_at)
+        return encode(EphemeralEvent(request.id, None, request.type, event_type, [], request.data, timestamp))
+
+
+def checked(subject: str, request: PublishRequest, *, most_recipients: int) -> Checked:
+    """The request of a backend, `subject` being its source where it names none. Raises Refusal `invalid_payload` and
+    `payload_too_large`."""
+    topic, recipients = _addressees(request, most_recipients)
+    if is_reserved_type(request.type):
+        raise Refusal("invalid_payload", "Only Applause itself tells of money and chats.", field="type")
+    if request.event_type is not UNSET and is_reserved_event_type(request.event_type):
+        raise Refusal("invalid_payload", "Only Applause itself tells of money and chats.", field="eventType")
+    source = subject if request.source is UNSET else request.source
+    fingerprint = _fingerprint(msgspec.structs.replace(request, source=source), recipients)
+    return Checked(source, request, topic, recipients, _given_timestamp(request), fingerprint)
+
+
+def _addressees(request: PublishRequest, most_recipients: int) -> tuple[str | None, list[int]]:
+    if request.recipient_ids is UNSET:
+        return _topic(request), []
+    if request.topic is not UNSET:
+        raise Refusal("invalid_payload", "One of `topic` and `recipientIds`, please.", field="recipientIds")
+    recipients = distinct_recipients(request.recipient_ids)
+    if len(recipients) > most_recipients:
+        raise Refusal("payload_too_large", f"An event has at most {most_recipients} recipients.", field="recipientIds")
+    return None, recipients
+
+
+def _topic(request: PublishRequest) -> str:
+    if request.topic is UNSET:
+        raise Refusal("invalid_payload", "One of `topic` and `recipientIds` is needed.", field="topic")
+    if not is_live_topic(request.topic):
+        raise Refusal("invalid_payload", "Backends publish to `live:{name}` only.", field="topic")
+    if request.ephemeral is False:
+        raise Refusal("invalid_payload", "An event for a topic is always ephemeral.", field="ephemeral")
+    return request.topic
+
+
+def _fingerprint(request: PublishRequest, recipients: list[int]) -> bytes:
+    """What tells this body from another, whatever the order of its keys and recipients."""
+    try:
+        canonical = _CANONICAL.encode(msgspec.structs.replace(request, recipient_ids=UNSET))
+    except RecursionError:
+        raise Refusal("invalid_payload", "`data` is nested too deeply.", field="data") from None
+    if len(canonical) > MAX_EVENT_BYTES:
+        raise Refusal("payload_too_large", f"An event has at most {MAX_EVENT_BYTES} bytes.", field="data")
+    if _NUL.search(canonical):
+        raise Refusal("invalid_payload", "Texts must not hold NUL.", field="data")
+    return hashlib.sha256(canonical + (_CANONICAL.encode(recipients) if recipients else b"")).digest()
+
+
+def _given_timestamp(request: PublishRequest) -> datetime | None:
+    if request.timestamp is UNSET:
+        return None
+    try:
+        timestamp_of(request.timestamp)
+    except OverflowError:  # the first or last day there is, in another time zone
+        raise Refusal("invalid_payload", "`timestamp` is out of range.", field="timestamp") from None
+    return request.timestamp

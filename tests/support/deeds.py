@@ -1,0 +1,76 @@
+"""Deeds of any domain, and batches of them as the lane runs them, on a connection of the test's own."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import json
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from gateway.routes import ENGAGEMENT, PROFILE, UPLOADS
+from handlers.deed import Deed, DeedHandler, Delivered, fingerprint
+from handlers.errors import Refusal
+from handlers.inbox.envelope import render
+from storage import heads
+
+if TYPE_CHECKING:
+    from asyncpg import Connection
+
+_ids = itertools.count(1)
+_REQUESTS = ENGAGEMENT | UPLOADS | PROFILE
+
+
+def deed(user_id: int, event: str, *, action_id: str = "", **fields: Any) -> Deed:
+    """A deed as a door makes it, with an action id of its own unless one is given."""
+    payload = json.dumps({**fields, "actionId": action_id or f"deed-{next(_ids):08}"}).encode()
+    return Deed(
+        user_id=user_id,
+        event=event,
+        request=msgspec.json.decode(payload, type=_REQUESTS[event]),
+        fingerprint=fingerprint(event, payload),
+        received_at=asyncio.get_running_loop().time(),
+        order_key=user_id,
+        answer=lambda _: None,
+    )
+
+
+class Runs:
+    """Runs batches of one domain, one transaction each."""
+
+    def __init__(self, conn: Connection, handler: DeedHandler) -> None:
+        self._conn = conn
+        self._handler = handler
+        self.events: list[Delivered] = []
+
+    async def run(self, *deeds: Deed, skip_locked: bool = False, meanwhile: Any = None) -> list[Any]:
+        """The answers in the order of the deeds: whole acks, refusals' codes, or None for the next batch.
+
+        `meanwhile` is awaited between resolving and locking, when others can still come first.
+        """
+        concern = await self._handler.resolve(self._conn, deeds)
+        if meanwhile is not None:
+            await meanwhile
+        async with self._conn.transaction():
+            locked = await heads.lock(self._conn, concern.user_ids, skip_locked=skip_locked)
+            result = await self._handler.run(self._conn, deeds, concern, locked)
+        self.events += result.events
+        assert [answer.deed for answer in result.answers] == list(deeds)
+        return [_readable(answer.outcome) for answer in result.answers]
+
+    async def data(self, *deeds: Deed) -> list[Any]:
+        """`run`, which must succeed: the data of each ack."""
+        answers = await self.run(*deeds)
+        assert all(answer["ok"] for answer in answers), answers
+        return [answer["data"] for answer in answers]
+
+    def told(self, user_id: int) -> list[Any]:
+        """The envelopes of one user so far."""
+        return [json.loads(render(event.row)) for event in self.events if event.user_id == user_id]
+
+
+def _readable(outcome: bytes | Refusal | None) -> Any:
+    if isinstance(outcome, Refusal):
+        return outcome.code
+    return None if outcome is None else json.loads(outcome)
