@@ -18,8 +18,7 @@ import structlog
 
 from gateway.counts import LaneCounts, Throttle
 from handlers.deed import Answer, BatchResult, Deed, Delivered
-from handlers.errors import Refusal
-from handlers.wire import encode
+from handlers.errors import Refusal, refusal_ack
 from storage import heads
 from storage.db import is_connection_lost, is_lock_timeout, is_retryable
 
@@ -366,8 +365,3 @@ def _not_behind(before: Sequence[Deed], deeds: Sequence[Deed]) -> list[Deed]:
 def _answer(deed: Deed, outcome: bytes | Refusal) -> None:
     answer, deed.answer = deed.answer, _already_answered
     answer(outcome if isinstance(outcome, bytes) else refusal_ack(outcome))
-
-
-def refusal_ack(refusal: Refusal) -> bytes:
-    """A refusal as the whole acknowledgement."""
-    return b'{"ok":false,"error":%b}' % encode(refusal.body())

@@ -64,7 +64,7 @@ class _Readings(Collector):
 
 
 def of_socket(door: SocketDoor, hub: Hub) -> Reading:
-    """Connections: how many, in which state, how they came and went. Walks them all: 4 ms for 50,000."""
+    """Connections: how many, in which state, how they came and went. Walks them all: 6 ms for 50,000."""
 
     def read() -> Iterator[Metric]:
         phases = Counter(connection.phase for connection in door.connections)

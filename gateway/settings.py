@@ -74,7 +74,7 @@ class Auth(_Section, frozen=True):
 
 class Users(_Section, frozen=True):
     create_unknown: bool = True
-    # Who is the master of follow counts: the app's backend (PUT /v1/users), or the verbs profile:follow and its opposite.
+    # The master of follow counts: the app's backend (PUT /v1/users), or the verbs profile:follow and its opposite.
     follow_counts: Literal["directory", "applause"] = "directory"
 
 

@@ -7,6 +7,8 @@ from typing import Final, Literal
 
 import msgspec
 
+from handlers.wire import encode
+
 Code = Literal[
     "invalid_payload",
     "unknown_event",
@@ -98,3 +100,8 @@ class Refusal(Exception):
             need=self.need,
             have=self.have,
         )
+
+
+def refusal_ack(refusal: Refusal) -> bytes:
+    """A refusal as the whole acknowledgement."""
+    return b'{"ok":false,"error":%b}' % encode(refusal.body())

@@ -8,8 +8,7 @@ from typing import TYPE_CHECKING
 
 from handlers.caller import Caller
 from handlers.deed import Deed
-from handlers.errors import Refusal
-from handlers.wire import encode
+from handlers.errors import Refusal, refusal_ack
 from storage import requests
 from storage.pool import session
 from storage.requests import StoredRequest, Taken
@@ -72,7 +71,7 @@ class Keys:
     def keep_refusal(self, deed: Deed, refusal: Refusal, now: datetime) -> bytes:
         """Take the key with a refusal that stands: `insufficient_funds`, `fraud_blocked`, `forbidden` or `conflict`.
         Returns the acknowledgement."""
-        outcome = b'{"ok":false,"error":%b}' % encode(refusal.body())
+        outcome = refusal_ack(refusal)
         self.keep(deed, outcome, now)
         return outcome
 

@@ -18,6 +18,7 @@ from urllib.parse import urlsplit
 
 import msgspec
 from aiohttp import web
+from structlog.contextvars import clear_contextvars
 
 from gateway.counts import SocketCounts
 from gateway.socket.connection import Connection
@@ -110,6 +111,7 @@ class SocketDoor:
         connection = Connection(
             self._hall, self._address_of(request), _bearer(request.headers.get("Authorization", ""))
         )
+        clear_contextvars()  # the log's: whatever begins from here on is no request's any more
         hand_over(request, connection, _switching_protocols(request))
 
     def _refuse_query(self, request: web.Request) -> web.Response | None:

@@ -16,10 +16,9 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 import msgspec
 import structlog
 
-from gateway.lane import refusal_ack
 from gateway.routes import Route
 from gateway.socket.closing import ENDINGS, closing_body
-from handlers.errors import Refusal
+from handlers.errors import Refusal, refusal_ack
 from handlers.wire import Message, encode
 
 if TYPE_CHECKING:

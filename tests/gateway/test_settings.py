@@ -46,12 +46,14 @@ def test_each_kind_of_value_can_be_given_as_text() -> None:
         APPLAUSE_DATA_DIR="/data",
         APPLAUSE_SOCKET__ALLOWED_ORIGINS="https://a.example, capacitor://localhost,",
         APPLAUSE_USERS__CREATE_UNKNOWN="false",
+        APPLAUSE_USERS__FOLLOW_COUNTS="applause",
         APPLAUSE_LIMITS__ACTIONS_PER_SECOND="0.5",
         APPLAUSE_LOG__LEVEL="warning",
     )
     assert settings.data_path == Path("/data")
     assert settings.socket.allowed_origins == ("https://a.example", "capacitor://localhost")
     assert settings.users.create_unknown is False
+    assert settings.users.follow_counts == "applause"
     assert settings.limits.actions_per_second == 0.5
     assert settings.log.level == "warning"
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import itertools
+from collections.abc import AsyncIterator, Awaitable, Callable
 from datetime import UTC, datetime, timedelta
 from typing import Any, Final
 from uuid import uuid4
@@ -333,6 +334,67 @@ async def test_a_page_has_no_hole_where_retention_comes_between_its_statements(
     assert pages > 1
     assert (await handler.fetch(user, FetchRequest(10, 500))).complete is False
     await other.close()
+
+
+class Overtaken:
+    """A connection behind whose first page-statement retention comes; and the pool that it is taken from."""
+
+    def __init__(self, conn: asyncpg.Connection, before: str, overtake: Callable[[], Awaitable[object]]) -> None:
+        self._conn = conn
+        self._before = before
+        self._overtake: Callable[[], Awaitable[object]] | None = overtake
+
+    async def fetch(self, query: str, *args: Any) -> Any:
+        if query == self._before and self._overtake is not None:
+            overtake, self._overtake = self._overtake, None
+            await overtake()
+        return await self._conn.fetch(query, *args)
+
+    @contextlib.asynccontextmanager
+    async def acquire(self, *, timeout: float | None = None) -> AsyncIterator[Overtaken]:
+        yield self
+
+
+@pytest.mark.parametrize(("before", "first"), [(inbox.LIST_EVENTS, 7), (inbox.LIST_ENTRIES, 7)], ids=["both", "one"])
+async def test_whoever_reads_while_retention_trims_gets_no_hole(
+    conn: asyncpg.Connection, dsn: str, before: str, first: int
+) -> None:
+    world = World(conn)
+    await world.populate(1)
+    [user] = world.users
+    for number in range(10):
+        await world.store(user, "entry" if number % 2 else "event")
+    other = await db.connect(dsn)
+
+    async def nowhere(_: int) -> list[str]:
+        return []
+
+    async def trim() -> None:
+        await retention.trim(other, [user], 4, START)
+
+    page = await inbox.list_after(Overtaken(conn, before, trim), user, 0, 10, 500)  # type: ignore[arg-type]
+    assert [event.seq for event in page] == list(range(first, 11))
+    async def trim_more() -> None:
+        await retention.trim(other, [user], 2, START)
+
+    handler = InboxHandler(pool=Overtaken(conn, before, trim_more), devices_of=nowhere)
+    fetched = await handler.fetch(user, FetchRequest(6, 500))
+    assert (fetched.events, fetched.oldest_seq, fetched.complete) == ([], 9, False)
+    await other.close()
+
+
+async def test_an_inbox_of_entries_alone_grows_old_too(conn: asyncpg.Connection) -> None:
+    world = World(conn)
+    await world.populate(1)
+    keeping = world.retention(10, 3600)
+    await keeping.run(conn)  # the sweep
+    world.now += timedelta(seconds=1)
+    await world.store(world.users[0], "entry")
+    for seconds, oldest in ((3599, 1), (2, 2)):
+        world.now += timedelta(seconds=seconds)
+        await keeping.run(conn)
+        assert await world.oldest() == {world.users[0]: oldest}
+    await world.check()
 
 
 async def test_an_empty_inbox_begins_beyond_its_head(conn: asyncpg.Connection, pool: asyncpg.Pool) -> None:

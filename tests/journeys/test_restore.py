@@ -141,11 +141,12 @@ async def test_a_copy_of_the_files_is_told_by_a_new_epoch(tmp_path: Path) -> Non
 
 
 async def test_a_new_epoch_closes_open_sockets(tmp_path: Path) -> None:
-    async with running(tmp_path / "data") as server:
+    async with running(tmp_path / "data", DATABASE__POOL_SIZE=2) as server:
         stage = Stage(server)
         user = await stage.person()
         await _publish(server, "one", user)
         phone = await stage.js_phone(user, follow=True)
+        await asyncio.gather(*(stage.inbox(user) for _ in range(20)))  # all connections are open: none will be new
         assert (await asyncio.to_thread(server.run, "migrate", "--new-epoch")).returncode == 0
         [closing] = await phone.hear("closing")
         assert (closing["code"], closing["retryable"]) == ("unavailable", True)

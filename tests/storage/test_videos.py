@@ -7,7 +7,7 @@ from datetime import datetime
 
 import asyncpg
 
-from storage.ingested import fetch_fingerprint, insert_event
+from storage.ingested import Taken, fetch_taken, insert_event
 from storage.pool import transaction
 from storage.videos import StoredVideo, fetch_owner, fetch_video, mark_deleted, upsert_video
 
@@ -48,10 +48,10 @@ async def test_a_deleted_video_keeps_its_owner_and_comes_back_whole_only(pool: a
 
 
 async def test_an_event_is_noted_once_whoever_comes_first(pool: asyncpg.Pool) -> None:
-    async def note(fingerprint: bytes) -> tuple[datetime | None, bytes | None]:
+    async def note(fingerprint: bytes) -> tuple[datetime | None, Taken | None]:
         async with transaction(pool) as conn:
-            return await insert_event(conn, "source", "e1", fingerprint), await fetch_fingerprint(conn, "source", "e1")
+            return await insert_event(conn, "source", "e1", fingerprint), await fetch_taken(conn, "source", "e1")
 
     answers = await asyncio.gather(*(note(bytes([number])) for number in range(6)))
     assert sum(1 for taken_at, _ in answers if taken_at is not None) == 1
-    assert len({fingerprint for _, fingerprint in answers}) == 1
+    assert len({taken for _, taken in answers}) == 1

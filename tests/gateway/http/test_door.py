@@ -74,7 +74,7 @@ BAD_USERS: list[tuple[bytes | dict[str, Any], str | None]] = [
     (b"[]", None),
     (b"null", None),
     (b'{"username":"a"} x', None),
-    (b'{"username":"a","displayName":NaN}', None),
+    (b'{"username":"a","displayName":NaN}', "displayName"),
     (b'{"username":"\\ud800"}', None),
     (b'{"username":"\xff"}', None),
     ({"username": None}, "username"),
