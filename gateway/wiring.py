@@ -7,9 +7,7 @@ import math
 import os
 import secrets
 import socket
-import sys
 from contextlib import AsyncExitStack
-from pathlib import Path
 from typing import Any, Final
 
 import asyncpg
@@ -32,31 +30,23 @@ from gateway.counts import HttpCounts
 from gateway.dispatch import Dispatch
 from gateway.failpoints import Failpoints
 from gateway.history import History
-from gateway.http.access import access_routes
-from gateway.http.accounts import account_routes
-from gateway.http.actions import action_routes
-from gateway.http.bulk import bulk_routes
-from gateway.http.catalogue import catalogue_routes
 from gateway.http.client import client_routes
-from gateway.http.directory import directory_routes
 from gateway.http.door import MAX_BODY_BYTES, Door
-from gateway.http.events import event_routes
 from gateway.http.health import health_routes
-from gateway.http.log import server_log
+from gateway.http.listener import listen
 from gateway.http.metrics import counting, metrics_routes
-from gateway.http.notifications import notification_routes
 from gateway.http.problems import answer_problems
-from gateway.http.videos import video_routes
+from gateway.http.site import Handlers, site_routes
 from gateway.jwks import Jwks
 from gateway.lane import Lane
 from gateway.limits import TokenBuckets
 from gateway.proxies import Proxies
-from gateway.routes import ENGAGEMENT, FOR_BACKENDS, PATHS_FOR_BACKENDS, PROFILE, SPENDING, UPLOADS, Visits, routes
+from gateway.routes import ENGAGEMENT, FOR_BACKENDS, PROFILE, SPENDING, UPLOADS, Visits, routes
 from gateway.settings import Settings
 from gateway.socket.app import ClientApp
 from gateway.socket.arrivals import Arrivals, Departures
 from gateway.socket.connection import event_frame
-from gateway.socket.door import Refused, SocketDoor, server_options
+from gateway.socket.door import Refused, SocketDoor
 from gateway.socket.evictions import Evictions
 from gateway.socket.wheel import Wheel
 from gateway.supervisor import Supervisor
@@ -90,7 +80,6 @@ log = structlog.get_logger()
 
 DRAIN_POLL_S: Final = 0.05
 FAREWELL_S: Final = 1.0  # for close frames and their echoes
-MOST_ARRIVING: Final = 20_000
 
 
 class Node:
@@ -119,7 +108,6 @@ class Node:
         self._vitals: Vitals
         self._retention: Retention
         self._dispatch: Dispatch
-        self._runner: web.AppRunner
 
     async def start(self, stack: AsyncExitStack, *, demo: bool) -> None:
         """Open the pool, join the other nodes, start the services and listen."""
@@ -132,11 +120,6 @@ class Node:
             await requests.maintain_partitions(conn)
 
         inbox = InboxHandler(pool=self._pool, devices_of=self._devices_of)
-        wallet = WalletHandler(pool=self._pool)
-        follows_count = settings.users.follow_counts == "applause"
-        directory = DirectoryHandler(
-            pool=self._pool, create_unknown=settings.users.create_unknown, follows_count=follows_count
-        )
         self._delivery = Delivery(
             hub=self._hub,
             read_after=inbox.read_after,
@@ -149,60 +132,24 @@ class Node:
         self._start_clock()
         self._start_inbox_clock()
         authenticator = await self._start_authenticator()
-        access = await self._start_access()
+        handlers = self._handlers(inbox, await self._start_access())
         client_app = self._client_app(authenticator)
         self._dispatch = Dispatch(
             routes=routes(
-                wallet=wallet,
+                wallet=handlers.wallet,
                 inbox=inbox,
                 visits=Visits(client_app.subscribe, client_app.unsubscribe, client_app.refresh),
             ),
             lane=self._lane,
             actions=TokenBuckets(settings.limits.actions_per_second),
         )
-        self._finish_client_app(client_app, access)
-
-        http_counts = HttpCounts()
-        app = web.Application(
-            middlewares=[counting(http_counts, slow_s=self._slow_s), answer_problems], client_max_size=MAX_BODY_BYTES
-        )
-        socket_door = SocketDoor(
-            settings=settings.socket,
-            app=client_app,
-            wheel=self._wheel,
-            admit=self._admit,
-            address_of=Proxies(settings.server.trusted_proxies).client_of,
-        )
-        socket_door.add_routes(app.router)
-        door = Door(verifier=authenticator, admit=access.admit)
-        app.add_routes(access_routes(door, access))
-        app.add_routes(directory_routes(door, directory))
-        app.add_routes(bulk_routes(door, BulkHandler(pool=self._pool, follows_count=follows_count)))
-        app.add_routes(video_routes(door, CommentPages(pool=self._pool)))
-        app.add_routes(
-            action_routes(
-                door,
-                actions=self._dispatch,
-                fetch_outcome=Outcomes(pool=self._pool).fetch,
-                know_user=directory.know_user,
-                for_backends=PATHS_FOR_BACKENDS,
-            )
-        )
-        app.add_routes(account_routes(door, wallet=wallet, inbox=inbox, know_user=directory.know_user))
-        app.add_routes(
-            catalogue_routes(
-                door,
-                CatalogueHandler(pool=self._pool, max_amount=settings.wallet.max_amount, current=self._awards),
-            )
-        )
-        app.add_routes(notification_routes(door, NotificationsHandler(pool=self._pool), know_user=directory.know_user))
-        app.add_routes(event_routes(door, self._events_handler()))
-        app.add_routes(client_routes())
-        app.add_routes(metrics_routes(self._metrics(socket_door, http_counts)))
-        app.add_routes(health_routes(check=self._problems, is_draining=lambda: self._dispatch.draining))
+        self._finish_client_app(client_app, handlers.access)
+        app = self._site(client_app, Door(verifier=authenticator, admit=handlers.access.admit), handlers)
         if demo:
-            await self._add_demo(app, directory)
-        await self._listen(app, stack)
+            await self._add_demo(app, handlers.directory)
+        stack.push_async_callback(self._supervisor.stop)  # after the doors, before what the services stand on
+        port = await listen(app, settings, stack)
+        log.info("listening", host=settings.server.host, port=port, node=self._name, epoch=self._history.epoch)
 
     # -- parts -----------------------------------------------------------------------------------
 
@@ -232,7 +179,7 @@ class Node:
 
     def _start_lane(self) -> None:
         engagement = EngagementHandler(awards=lambda: self._awards.in_force)
-        profile = ProfileHandler(counts_follows=self._settings.users.follow_counts == "applause")
+        profile = ProfileHandler(counts_follows=self._follows_count)
         spending = SpendingHandler(max_amount=self._settings.wallet.max_amount)
         self._lane = Lane(
             handlers={
@@ -303,13 +250,50 @@ class Node:
         self._supervisor.start("broadcasts", clock.apply_broadcasts())
         self._supervisor.start("retention", clock.trim_inboxes(kept.trim_every_s))
 
-    def _events_handler(self) -> EventsHandler:
-        return EventsHandler(
-            pool=self._pool,
-            publisher=self._publisher,
-            limits=self._settings.events,
-            wake_applier=self._apply.set,
+    def _handlers(self, inbox: InboxHandler, access: AccessHandler) -> Handlers:
+        """Everybody who answers outside the lane."""
+        settings, pool = self._settings, self._pool
+        events = EventsHandler(
+            pool=pool, publisher=self._publisher, limits=settings.events, wake_applier=self._apply.set
         )
+        return Handlers(
+            access=access,
+            directory=DirectoryHandler(
+                pool=pool, create_unknown=settings.users.create_unknown, follows_count=self._follows_count
+            ),
+            bulk=BulkHandler(pool=pool, follows_count=self._follows_count),
+            comments=CommentPages(pool=pool),
+            wallet=WalletHandler(pool=pool),
+            catalogue=CatalogueHandler(pool=pool, max_amount=settings.wallet.max_amount, current=self._awards),
+            inbox=inbox,
+            notifications=NotificationsHandler(pool=pool),
+            events=events,
+            outcomes=Outcomes(pool=pool),
+        )
+
+    def _site(self, client_app: ClientApp, door: Door, handlers: Handlers) -> web.Application:
+        """Doors 1 and 2."""
+        http_counts = HttpCounts()
+        app = web.Application(
+            middlewares=[counting(http_counts, slow_s=self._slow_s), answer_problems], client_max_size=MAX_BODY_BYTES
+        )
+        socket_door = SocketDoor(
+            settings=self._settings.socket,
+            app=client_app,
+            wheel=self._wheel,
+            admit=self._admit,
+            address_of=Proxies(self._settings.server.trusted_proxies).client_of,
+        )
+        socket_door.add_routes(app.router)
+        app.add_routes(site_routes(door, handlers, self._dispatch))
+        app.add_routes(client_routes())
+        app.add_routes(metrics_routes(self._metrics(socket_door, http_counts)))
+        app.add_routes(health_routes(check=self._problems, is_draining=lambda: self._dispatch.draining))
+        return app
+
+    @property
+    def _follows_count(self) -> bool:
+        return self._settings.users.follow_counts == "applause"
 
     @property
     def _slow_s(self) -> float:
@@ -381,22 +365,6 @@ class Node:
         await stage.seed()
         app.add_routes(stage.routes())
 
-    async def _listen(self, app: web.Application, stack: AsyncExitStack) -> None:
-        server = self._settings.server
-        self._runner = web.AppRunner(
-            app, handle_signals=False, logger=server_log(), **server_options(self._settings.socket)
-        )
-        # Left in the opposite order: first the doors close, then the services end, then what they stand on.
-        stack.push_async_callback(self._supervisor.stop)
-        await self._runner.setup()
-        stack.push_async_callback(self._runner.cleanup)
-        site = web.TCPSite(self._runner, server.host, server.port, backlog=_longest_backlog(), shutdown_timeout=1.0)
-        await site.start()
-        port = self._runner.addresses[0][1]
-        log.info("listening", host=server.host, port=port, node=self._name, epoch=self._history.epoch)
-        sys.stdout.write(f"Applause is ready at http://{server.host}:{port}\n")
-        sys.stdout.flush()
-
     async def _devices_of(self, user_id: int) -> list[str]:
         return await self._presence.devices_of(user_id)
 
@@ -443,11 +411,3 @@ async def _close(pool: Any) -> None:
             await pool.close()
     except TimeoutError:
         pool.terminate()
-
-
-def _longest_backlog() -> int:
-    """The system's maximum: with a short one a storm of connects becomes a storm of SYN retries."""
-    try:
-        return int(Path("/proc/sys/net/core/somaxconn").read_text())
-    except (OSError, ValueError):
-        return 4096

@@ -244,6 +244,7 @@ async def test_a_thousand_names_make_no_series(stage: Stage) -> None:
     await says_nonsense(scene)
     await looks_in_vain(scene)
     users = [await stage.person() for _ in range(3)]
+    await quiet(server.url)
     before = await scrape(server.url)
     for number in range(MANY):
         await scene.phone.send(f"evil:{number}", {"videoId": f"v{number}"})

@@ -374,6 +374,7 @@ async def test_whoever_reads_while_retention_trims_gets_no_hole(
 
     page = await inbox.list_after(Overtaken(conn, before, trim), user, 0, 10, 500)  # type: ignore[arg-type]
     assert [event.seq for event in page] == list(range(first, 11))
+
     async def trim_more() -> None:
         await retention.trim(other, [user], 2, START)
 

@@ -188,6 +188,14 @@ async def test_who_is_killed_in_the_middle_of_a_job_finishes_it_when_started_aga
 # -- two nodes ---------------------------------------------------------------------------------------
 
 
+async def _until_known(nodes: Pair, far: Client) -> None:
+    """A node learns of others when it renews its lease; until then nobody is told of what is ephemeral."""
+    async with asyncio.timeout(PATIENCE_S):
+        while not far.events("probe"):
+            await _publish(nodes, 7, type="probe", ephemeral=True)
+            await asyncio.sleep(0.1)
+
+
 async def test_events_reach_connections_on_every_node(dsn: str, conn: asyncpg.Connection, tmp_path: Path) -> None:
     async with pair(dsn, tmp_path) as nodes:
         near, far = await nodes.phone(7), await nodes.phone(7, node=1)
@@ -195,6 +203,7 @@ async def test_events_reach_connections_on_every_node(dsn: str, conn: asyncpg.Co
         assert (await _publish(nodes, 7, 8, type="durable")).body == {"accepted": 2, "skipped": 0}
         for phone in (near, far, other):
             assert [event["seq"] for event in await phone.told("durable")] == [1]
+        await _until_known(nodes, far)
         big = {"text": "x" * 50_000}
         for data in ({"n": 1}, big):  # by NOTIFY, and too big for it
             assert (await _publish(nodes, 7, 8, type="cue", ephemeral=True, data=data)).status == 200

@@ -104,9 +104,10 @@ async def test_a_page_holds_shared_events_among_the_others(conn: asyncpg.Connect
 async def test_a_page_of_large_events_is_short_but_never_empty(conn: asyncpg.Connection) -> None:
     """Or 500 events of 64 KiB would be in memory for each phone that resumes, and in one answer to `inbox:fetch`."""
     large = BODY._replace(data='"' + "x" * (inbox.PAGE_BYTES // 3) + '"')
-    rows: list[StoredEvent | SharedEvent] = []
-    for seq in range(1, 21):
-        rows.append(await (own(conn, 1, seq) if seq % 4 == 0 else share(conn, 1, seq, large._replace(id=f"e{seq}"))))
+    rows = [
+        await own(conn, 1, seq) if seq % 4 == 0 else await share(conn, 1, seq, large._replace(id=f"e{seq}"))
+        for seq in range(1, 21)
+    ]
     pages = []
     after = 0
     while page := await inbox.list_after(conn, 1, after, 20, 500):
