@@ -13,7 +13,7 @@ from collections.abc import Sequence
 import asyncpg
 
 from fanout.broker import Listeners
-from fanout.notices import PAYLOAD_MAX, Gathered, Large, Notice, Wording, tell
+from fanout.notices import PAYLOAD_MAX, Compare, Gathered, Large, Notice, Wording, tell
 from fanout.postgres import AWAY, connect
 from fanout.tasks import Backoff, Spawn
 
@@ -56,6 +56,7 @@ class PostgresBroker:
 
     async def start(self) -> None:
         first = await self._open_listening()
+        await self._say(first, [Compare()])  # so that the others know of this node before presence tells them
         self._to_say.set()  # trims what an earlier run has left
         self._tasks = [self._spawn(self._keep_listening(first)), self._spawn(self._keep_talking())]
 

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Sequence
-from typing import Any, Protocol
+from typing import Any, Final, Protocol
 
 from fanout.broker import Broker, Listeners
 from fanout.counts import BrokerCounts
 from fanout.delivery import Delivery
 from fanout.hub import Hub
 from fanout.presence import Presence
+
+COMPANY_S: Final = 30.0  # a node that was heard may be there for as long, whatever presence knows yet
 
 
 class Published(Protocol):
@@ -42,6 +45,7 @@ class Publisher:
         self._render = render
         self._compare_soon = compare_soon
         self._broker: Broker
+        self._heard_at = -COMPANY_S
         self.counts = BrokerCounts()
 
     def listeners(self) -> Listeners:
@@ -63,49 +67,57 @@ class Publisher:
         for event in events:
             if event.user_id in self._users:
                 self._delivery.deliver(event.user_id, event.seq, self._render(event.row))
-        if events and self._presence.other_nodes():
+        if events and self._has_company():
             self._broker.announce_heads([(event.user_id, event.seq) for event in events])
             self.counts.said["heads"] += len(events)
 
     def topic(self, topic: str, envelope: bytes) -> None:
         """A message of a live topic, as the envelope's JSON."""
         self._delivery.publish_topic(topic, envelope)
-        if self._presence.other_nodes():
+        if self._has_company():
             self._broker.publish_topic(topic, envelope)
             self.counts.said["topic"] += 1
 
     def users(self, user_ids: Sequence[int], envelope: bytes) -> None:
         """An ephemeral event for users, as the envelope's JSON: to all their connections, on every node."""
         self._delivery.tell_users(user_ids, envelope)
-        if self._presence.other_nodes():
+        if self._has_company():
             self._broker.publish_users(user_ids, envelope)
             self.counts.said["users"] += 1
 
     def replaced(self, user_id: int, device_id: str, generation: int) -> None:
         """A device has connected here as `generation`: its older connections, wherever they are, end."""
         self._delivery.replace(user_id, device_id, generation)
-        if self._presence.other_nodes():
+        if self._has_company():
             self._broker.announce_replaced(user_id, device_id, generation)
             self.counts.said["replaced"] += 1
 
     def _hear_heads(self, heads: list[tuple[int, int]]) -> None:
-        self.counts.heard["heads"] += len(heads)
+        self._note("heads", len(heads))
         for user_id, seq in heads:
             if user_id in self._users:
                 self._delivery.raise_head(user_id, seq)
 
     def _hear_compare(self) -> None:
-        self.counts.heard["compare"] += 1
+        self._note("compare", 1)
         self._compare_soon()
 
     def _hear_topic(self, topic: str, envelope: bytes) -> None:
-        self.counts.heard["topic"] += 1
+        self._note("topic", 1)
         self._delivery.publish_topic(topic, envelope)
 
     def _hear_users(self, user_ids: Sequence[int], envelope: bytes) -> None:
-        self.counts.heard["users"] += 1
+        self._note("users", 1)
         self._delivery.tell_users(user_ids, envelope)
 
     def _hear_replaced(self, user_id: int, device_id: str, generation: int) -> None:
-        self.counts.heard["replaced"] += 1
+        self._note("replaced", 1)
         self._delivery.replace(user_id, device_id, generation)
+
+    def _has_company(self) -> bool:
+        """Whether there is anybody to tell. Presence learns of a new node late; but whoever starts says something."""
+        return self._presence.other_nodes() or time.monotonic() < self._heard_at + COMPANY_S
+
+    def _note(self, kind: str, count: int) -> None:
+        self._heard_at = time.monotonic()
+        self.counts.heard[kind] += count

@@ -67,6 +67,8 @@ async def nodes(dsn: str, tasks: Tasks) -> AsyncIterator[Nodes]:
     nodes = Nodes(dsn, tasks)
     await nodes.a.start()
     await nodes.b.start()
+    await until(lambda: nodes.heard_a.compares == 1)  # who starts is heard at once
+    nodes.heard_a.compares = 0
     yield nodes
     await nodes.a.stop()
     await nodes.b.stop()
@@ -220,7 +222,7 @@ async def test_a_listening_connection_that_died_silently_is_found_by_the_ping(
     opened: list[asyncpg.Connection] = []
 
     class Deaf:
-        """A connection whose peer is gone: statements time out."""
+        """A connection whose peer is gone once it has said hello: pings time out."""
 
         def __init__(self, real: asyncpg.Connection) -> None:
             self._real = real
@@ -228,8 +230,10 @@ async def test_a_listening_connection_that_died_silently_is_found_by_the_ping(
         def __getattr__(self, name: str) -> object:
             return getattr(self._real, name)
 
-        async def execute(self, _statement: str) -> None:
-            raise TimeoutError
+        async def execute(self, statement: str, *said: object) -> None:
+            if not said:
+                raise TimeoutError
+            await self._real.execute(statement, *said)
 
     async def connect(dsn: str, name: str) -> object:
         connection = await postgres.connect(dsn, name)
