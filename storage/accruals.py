@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from datetime import datetime
 from typing import TYPE_CHECKING, NamedTuple
 
-from storage.statement import Write, columns
+from storage.statement import Write, micros, moment_of
 
 if TYPE_CHECKING:
     from asyncpg import Connection
@@ -28,21 +28,21 @@ class Accrual(NamedTuple):
     created_at: datetime
 
 
-# `unnest` would flatten the lists of actors: they travel as text and are cast back.
-INSERT = """
+# The lists of actors travel as text, since an array in a row of an array is one level too deep for the driver.
+INSERT = f"""
 INSERT INTO accruals (creator_id, video_id, kind, points, paid, change, notify, actors, username, channel, created_at)
-SELECT d.creator_id, d.video_id, d.kind, d.points, d.paid, d.change, d.notify, d.actors::bigint[], d.username,
-    d.channel, d.created_at
-FROM unnest($1::bigint[], $2::text[], $3::smallint[], $4::bigint[], $5::int[], $6::int[], $7::int[], $8::text[],
-    $9::text[], $10::text[], $11::timestamptz[])
-    AS d(creator_id, video_id, kind, points, paid, change, notify, actors, username, channel, created_at)
+SELECT creator_id, video_id, kind, points, paid, change, notify, actors::bigint[], username, channel,
+    {moment_of("created_us")} FROM unnest($1::accrual_row[])
 """
 
 
 def insert_accruals(accruals: Sequence[Accrual]) -> list[Write]:
     """The write that adds accruals; no lock is needed, nothing is ever updated."""
-    rows = [(*row[:7], "{" + ",".join(map(str, row.actors)) + "}", *row[8:]) for row in accruals]
-    return [Write(INSERT, columns(rows, 11))] if rows else []
+    rows = [
+        (*row[:7], "{" + ",".join(map(str, row.actors)) + "}", row.username, row.channel, micros(row.created_at))
+        for row in accruals
+    ]
+    return [Write(INSERT, (rows,))] if rows else []
 
 
 LIST_DUE = """

@@ -8,7 +8,7 @@ from operator import itemgetter
 from typing import TYPE_CHECKING, NamedTuple
 
 from storage.requests import JOIN_TAKEN
-from storage.statement import Write, columns
+from storage.statement import Write, columns, micros, moment_of
 
 if TYPE_CHECKING:
     from asyncpg import Connection
@@ -106,11 +106,11 @@ class StoredEngagement(NamedTuple):
 
 
 # creator_id is whose video it was when it was paid, for good once its creator was: videos change hands.
-INSERT = """
+INSERT = f"""
 INSERT INTO engagements AS e (actor_id, video_id, kind, count, actor_points, creator_points, actor_paid,
     creator_paid, creator_id, notified_at)
-SELECT * FROM unnest($1::bigint[], $2::text[], $3::smallint[], $4::bigint[], $5::bigint[], $6::bigint[], $7::bool[],
-    $8::bool[], $9::bigint[], $10::timestamptz[])
+SELECT actor_id, video_id, kind, count, actor_points, creator_points, actor_paid, creator_paid, creator_id,
+    {moment_of("notified_us")} FROM unnest($1::engagement_row[])
 ON CONFLICT (actor_id, video_id, kind) DO UPDATE SET
     count = excluded.count,
     actor_points = e.actor_points + excluded.actor_points,
@@ -125,7 +125,8 @@ ON CONFLICT (actor_id, video_id, kind) DO UPDATE SET
 
 def insert_engagements(rows: Sequence[StoredEngagement]) -> list[Write]:
     """The write of each engagement's new state; points are those that this batch adds."""
-    return [Write(INSERT, columns(sorted(rows, key=itemgetter(0, 1, 2)), 10))] if rows else []
+    values = [(*row[:9], micros(row.notified_at)) for row in sorted(rows, key=itemgetter(0, 1, 2))]
+    return [Write(INSERT, (values,))] if values else []
 
 
 class CounterChange(NamedTuple):
@@ -137,9 +138,9 @@ class CounterChange(NamedTuple):
     paid_at: datetime | None
 
 
-ADD_TO_COUNTERS = """
+ADD_TO_COUNTERS = f"""
 INSERT INTO video_counters AS c (video_id, kind, total, last_paid_at)
-SELECT * FROM unnest($1::text[], $2::smallint[], $3::bigint[], $4::timestamptz[])
+SELECT video_id, kind, change, {moment_of("paid_us")} FROM unnest($1::counter_row[])
 ON CONFLICT (video_id, kind) DO UPDATE SET
     total = c.total + excluded.total, last_paid_at = coalesce(excluded.last_paid_at, c.last_paid_at)
 """
@@ -147,4 +148,5 @@ ON CONFLICT (video_id, kind) DO UPDATE SET
 
 def add_to_counters(changes: Sequence[CounterChange]) -> list[Write]:
     """The write that moves settled totals; the caller holds the creators' heads."""
-    return [Write(ADD_TO_COUNTERS, columns(sorted(changes, key=itemgetter(0, 1)), 4))] if changes else []
+    values = [(*change[:3], micros(change.paid_at)) for change in sorted(changes, key=itemgetter(0, 1))]
+    return [Write(ADD_TO_COUNTERS, (values,))] if values else []

@@ -14,7 +14,7 @@ from uuid import UUID
 from storage import broadcasts, ledger
 from storage.broadcasts import Body
 from storage.ledger import Entry
-from storage.statement import Write, columns
+from storage.statement import Write, micros, moment_of
 
 if TYPE_CHECKING:
     from asyncpg import Connection
@@ -46,14 +46,13 @@ class SharedEvent(NamedTuple):
 
 Event = StoredEvent | Entry | SharedEvent
 
-APPEND_EVENTS = """
+APPEND_EVENTS = f"""
 INSERT INTO inbox (user_id, seq, id, type, event_type, data, created_at)
-SELECT * FROM unnest($1::bigint[], $2::bigint[], $3::uuid[], $4::text[], $5::text[], $6::json[], $7::timestamptz[])
+SELECT user_id, seq, id, type, event_type, data::json, {moment_of("created_us")} FROM unnest($1::event_row[])
 """
 
 ADVANCE = """
-UPDATE heads h SET seq = new.seq FROM unnest($1::bigint[], $2::bigint[]) AS new(user_id, seq)
-WHERE h.user_id = new.user_id
+UPDATE heads h SET seq = new.seq FROM unnest($1::head_row[]) AS new WHERE h.user_id = new.user_id
 """
 
 
@@ -63,9 +62,10 @@ def append(events: Sequence[StoredEvent], heads: Mapping[int, int]) -> list[Writ
     `heads` holds the last `seq` given out for each user, those of ledger entries included; the
     caller holds their locks.
     """
-    writes = [Write(APPEND_EVENTS, columns(events, 7))] if events else []
+    rows = [(*event[:6], micros(event.created_at)) for event in events]
+    writes = [Write(APPEND_EVENTS, (rows,))] if rows else []
     if heads:
-        writes.append(Write(ADVANCE, (list(heads), list(heads.values()))))
+        writes.append(Write(ADVANCE, (list(heads.items()),)))
     return writes
 
 
@@ -84,7 +84,7 @@ def append_shared(events: Sequence[SharedEvent], event_id: UUID, broadcast_id: i
         return []
     users, seqs, body = [event.user_id for event in events], [event.seq for event in events], events[0].body
     shared = Write(APPEND_SHARED, (users, seqs, event_id, body.type, body.event_type, broadcast_id))
-    return [shared, Write(ADVANCE, (users, seqs))]
+    return [shared, Write(ADVANCE, (list(zip(users, seqs, strict=True)),))]
 
 
 LIST_EVENTS = """

@@ -7,7 +7,7 @@ from datetime import datetime
 from typing import TYPE_CHECKING, Final, NamedTuple
 from uuid import UUID
 
-from storage.statement import Write, columns
+from storage.statement import Write, columns, micros, moment_of
 
 if TYPE_CHECKING:
     from asyncpg import Connection
@@ -53,13 +53,12 @@ COLUMNS: Final = (
 
 POST_ENTRIES = f"""
 INSERT INTO wallet_transactions ({COLUMNS})
-SELECT * FROM unnest($1::bigint[], $2::bigint[], $3::text[], $4::bigint[], $5::uuid[], $6::text[], $7::bigint[],
-    $8::bigint[], $9::bigint[], $10::text[], $11::text[], $12::json[], $13::timestamptz[], $14::uuid[])
+SELECT user_id, seq, currency, n, id, action, points, balance_before, balance_after, counter_account, reason,
+    metadata::json, {moment_of("created_us")}, transfer_id FROM unnest($1::entry_row[])
 """
 
 POST_BALANCES = """
-UPDATE accounts a SET balance = new.balance, n = new.n
-FROM unnest($1::bigint[], $2::text[], $3::bigint[], $4::bigint[]) AS new(user_id, currency, balance, n)
+UPDATE accounts a SET balance = new.balance, n = new.n FROM unnest($1::balance_row[]) AS new
 WHERE a.user_id = new.user_id AND a.currency = new.currency
 """
 
@@ -73,7 +72,8 @@ def post(entries: Sequence[Entry]) -> list[Write]:
         return []
     last = {(entry.user_id, entry.currency): (entry.balance_after, entry.n) for entry in entries}
     accounts = [(user_id, currency, *state) for (user_id, currency), state in last.items()]
-    return [Write(POST_ENTRIES, columns(entries, 14)), Write(POST_BALANCES, columns(accounts, 4))]
+    rows = [(*entry[:12], micros(entry.created_at), entry.transfer_id) for entry in entries]
+    return [Write(POST_ENTRIES, (rows,)), Write(POST_BALANCES, (accounts,))]
 
 
 LIST_BALANCES = """

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Final, NamedTuple
 
-from storage.statement import Write, columns
+from storage.statement import Write, columns, micros, moment_of
 
 if TYPE_CHECKING:
     from asyncpg import Connection
@@ -43,9 +43,9 @@ class StoredRequest(NamedTuple):
     created_at: datetime
 
 
-INSERT = """
+INSERT = f"""
 INSERT INTO requests (user_id, action_id, fingerprint, outcome, created_at)
-SELECT * FROM unnest($1::bigint[], $2::text[], $3::bytea[], $4::bytea[], $5::timestamptz[])
+SELECT user_id, action_id, fingerprint, outcome, {moment_of("created_us")} FROM unnest($1::request_row[])
 """
 INSERT_OF_MONEY = INSERT.replace("INTO requests", "INTO money_requests")
 INSERT_OF_BACKENDS = """
@@ -59,7 +59,8 @@ def insert_requests(requests: Sequence[StoredRequest], *, lasting: bool = False)
     heads and saw no such key. Where a backend's was taken meanwhile they raise what `db.is_retryable` knows."""
     people = [request for request in requests if isinstance(request.caller, int)]
     backends = [request for request in requests if isinstance(request.caller, str)]
-    writes = [Write(INSERT_OF_MONEY if lasting else INSERT, columns(people, 5))] if people else []
+    rows = [(*request[:4], micros(request.created_at)) for request in people]
+    writes = [Write(INSERT_OF_MONEY if lasting else INSERT, (rows,))] if rows else []
     return writes + ([Write(INSERT_OF_BACKENDS, columns(backends, 5))] if backends else [])
 
 

@@ -129,13 +129,15 @@ class _Batch:
         self._keys = Keys()
         self._touched: dict[rules.EngagementKey, int] = {}  # -> the creator of its video
         self._now: datetime | None = None
+        self._moment = ""  # the same in words: a part of all origins, for a key comes free again after days
 
     def read(self, deeds: Sequence[Deed]) -> None:
         """Enter what is stored into the books: accounts of locked users, engagements, totals, keys."""
         books = self._books
         for deed in deeds:
             reading = self._readings[deed]
-            self._now = self._now or reading.now
+            if self._now is None:
+                self._now, self._moment = reading.now, str(reading.now)
             place = (deed.request.video_id, rules.KIND_OF[deed.event])
             video = self._concern.videos[place]
             owner = video.owner_id
@@ -191,7 +193,7 @@ class _Batch:
             channel=getattr(deed.request, "channel", None),
             owner_id=video.owner_id,
             owner_followers=reading.owner_followers,
-            origin=f"{deed.user_id}/{deed.action_id}/{self._now}",  # a key comes free again after days
+            origin=f"{deed.user_id}/{deed.action_id}/{self._moment}",
             text=deed.request.text if kind == COMMENT else "",
         )
 
