@@ -287,7 +287,7 @@ async def test_an_app_that_was_killed_goes_on_exactly_where_its_handlers_were(
     await happen(videos[0])
     await happen(videos[1])
     await app.caught_up(2)
-    while (await app.snapshot())["lastSeq"] != 2 or shelf.kept("place")["seq"] != 2:
+    while (await app.snapshot())["lastSeq"] != 2 or (shelf.kept("place") or {"seq": 0})["seq"] != 2:
         await asyncio.sleep(0.01)
     await app.tell("listen", name="notification", how="never")
     await happen(videos[2])

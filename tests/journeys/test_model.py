@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import copy
 import random
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -154,7 +155,7 @@ def comparable(answer: dict[str, Any]) -> dict[str, Any]:
         plain: dict[str, Any] = {"ok": False, "error": {"code": answer["error"]["code"]}}
     else:
         data = {name: value for name, value in answer["data"].items() if name not in ("commentId", "transactionId")}
-        plain = {"ok": True, "data": data}
+        plain = {"ok": True, "data": copy.deepcopy(data)}
     return plain | ({"replayed": True} if answer.get("replayed") else {})
 
 
