@@ -230,7 +230,6 @@ CURVED = SigningKey("k", ec_key(0))
         (None, None),
         ("RSA", None),
     ],
-    ids=repr,
 )
 def test_which_keys_are_usable(jwk: Any, algorithm: str | None) -> None:
     beside = SigningKey("beside", ec_key(1)).jwk()
