@@ -122,7 +122,7 @@ class PostgresBroker:
             if self._trim_owed:
                 await connection.execute(TRIM_LARGE, self._large_keep_s)
                 self._trim_owed = False
-            if self._stopping:
+            if self._stopping and not self._gathered:  # it may have been told more while it spoke
                 return
 
     async def _say(self, connection: asyncpg.Connection, notices: list[Notice]) -> None:

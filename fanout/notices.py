@@ -1,4 +1,4 @@
-"""Notices: what PostgreSQL nodes say to each other, as text that fits NOTIFY. Pure: no I/O, no clock.
+"""Notices: what nodes say to each other; over PostgreSQL as text that fits NOTIFY. Pure: no I/O, no clock.
 
 A notice is `<node> <number> <JSON>`. The node stands in front so that its own notices, which PostgreSQL hands back to
 it, cost it no decoding; the number makes each unlike all others, since PostgreSQL keeps only one of equal
@@ -101,7 +101,8 @@ class Gathered:
     """What waits to be said. Bounded: many heads become one `Compare`, and the oldest ephemeral messages and replaced
     devices give way."""
 
-    def __init__(self) -> None:
+    def __init__(self, heads_max: int = HEADS_MAX) -> None:
+        self._heads_max = heads_max
         self._heads: dict[int, int] = {}
         self._compare = False
         self._ephemeral: deque[Topic | Users] = deque()
@@ -116,7 +117,7 @@ class Gathered:
             return
         for user_id, seq in heads:
             self._heads[user_id] = max(seq, self._heads.get(user_id, 0))
-        if len(self._heads) > HEADS_MAX:
+        if len(self._heads) > self._heads_max:
             self.add_compare()
 
     def add_compare(self) -> None:

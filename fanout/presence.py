@@ -58,6 +58,10 @@ class MemoryPresence:
         return generations
 
     async def leave(self, connections: list[tuple[int, int]]) -> None:
+        self.take_out(connections)
+
+    def take_out(self, connections: list[tuple[int, int]]) -> None:
+        """`leave`, at once."""
         for user_id, generation in connections:
             remaining = tuple(entry for entry in self._users.get(user_id, ()) if entry[0] != generation)
             if remaining:

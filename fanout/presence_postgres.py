@@ -23,7 +23,9 @@ RENEW = """
         UPDATE nodes SET lease_until = clock_timestamp() + make_interval(secs => $2) WHERE node = $1 RETURNING node
     )
     SELECT EXISTS (SELECT FROM renewed) AS known,
-           EXISTS (SELECT FROM nodes WHERE node <> $1 AND lease_until > clock_timestamp()) AS others"""
+           coalesce(bool_or(node <> $1), false) AS others,
+           coalesce(bool_or(NOT starts_with(node, $3)), false) AS strangers
+    FROM nodes WHERE lease_until > clock_timestamp()"""
 INSERT_NODE = """
     INSERT INTO nodes (node, lease_until) VALUES ($1, clock_timestamp() + make_interval(secs => $2))
     ON CONFLICT (node) DO UPDATE SET lease_until = excluded.lease_until"""
@@ -74,17 +76,20 @@ class PostgresPresence:
         pool: asyncpg.Pool,
         node: str,
         spawn: Spawn,
+        family: str = "",
         lease_s: float = LEASE_S,
         renew_every_s: float = RENEW_EVERY_S,
     ) -> None:
-        """`node` is unique to this run of this process."""
+        """`node` is unique to this run of this process; `family` is how the names of its parent's workers begin."""
         self._pool = pool
         self._node = node
         self._spawn = spawn
         self._lease_s = lease_s
         self._renew_every_s = renew_every_s
         self._own: dict[int, tuple[int, str]] = {}  # generation -> (user, device)
+        self._family = family or node
         self._others = False
+        self._strangers = False
         self._in_doubt = False  # a statement failed: the tables may say something else than `_own`
         # Held around every change of `_own` and its rows, so that `_reconcile` compares like with like.
         self._lock = asyncio.Lock()
@@ -136,6 +141,10 @@ class PostgresPresence:
     def other_nodes(self) -> bool:
         return self._others
 
+    def strangers(self) -> bool:
+        """`other_nodes`, apart from those of the family."""
+        return self._strangers
+
     async def newer(self, connections: list[tuple[int, str, int]]) -> list[tuple[int, str, int]]:
         users = [user_id for user_id, _, _ in connections]
         devices = [device_id for _, device_id, _ in connections]
@@ -159,9 +168,9 @@ class PostgresPresence:
                 log.warning("presence can't renew its lease: %s", type(error).__name__)
 
     async def _renew(self) -> None:
-        row = await self._pool.fetchrow(RENEW, self._node, self._lease_s)
+        row = await self._pool.fetchrow(RENEW, self._node, self._lease_s, self._family)
         assert row is not None
-        self._others = row["others"]
+        self._others, self._strangers = row["others"], row["strangers"]
         if not row["known"]:
             await self._pool.execute(INSERT_NODE, self._node, self._lease_s)
             self._in_doubt = True

@@ -35,15 +35,18 @@ Config = Annotated[Path | None, typer.Option(help="A TOML file with settings.", 
 DataDir = Annotated[Path | None, typer.Option(help="Folder of the embedded database and its secrets.", file_okay=False)]
 Host = Annotated[str | None, typer.Option(help="Address to listen on.")]
 Port = Annotated[int | None, typer.Option(help="Port to listen on; 0: any free one.")]
+Workers = Annotated[int | None, typer.Option(help="Processes that share the port, to use so many cores.")]
 
 
 class CommandFailed(Exception):
     """The command can't do what was asked; the message says why."""
 
 
-def serve(host: Host = None, port: Port = None, data_dir: DataDir = None, config: Config = None) -> None:
+def serve(
+    host: Host = None, port: Port = None, workers: Workers = None, data_dir: DataDir = None, config: Config = None
+) -> None:
     """Run the gateway, with a PostgreSQL of its own unless DATABASE_URL is set."""
-    _serve(_settings(config, data_dir, host=host, port=port), demo=False)
+    _serve(_settings(config, data_dir, host=host, port=port, workers=workers), demo=False)
 
 
 def demo(host: Host = None, port: Port = None, data_dir: DataDir = None, config: Config = None) -> None:
@@ -223,7 +226,8 @@ def _serve(settings: Settings, *, demo: bool) -> None:
     if not settings.auth.secret and settings.is_embedded:
         auth = msgspec.structs.replace(settings.auth, secret=DataFolder(settings.data_path).signing_secret())
         settings = msgspec.structs.replace(settings, auth=auth)
-    process = importlib.import_module("gateway.process")  # it imports everything, which the other commands don't need
+    # It imports everything, which the other commands and the parent of workers don't need.
+    process = importlib.import_module("gateway.process" if settings.server.workers == 1 else "gateway.workers.parent")
     status: int = uvloop.run(process.serve(settings, demo=demo))
     raise typer.Exit(status)
 

@@ -28,6 +28,10 @@ EVENTS: Final = {
     "service.failed_while_stopping": "a service failed when it was told to end",
     "task.failed": "a short task failed: a fault of ours",
     "task.does_not_end": "a task goes on after it was told to end, and is left behind",
+    "draining_workers": "the parent was asked to stop, and tells its workers",
+    "worker_died": "a worker has ended by itself, and is started again after a moment",
+    "worker_stuck": "a worker has not answered for long: it is killed, and started again",
+    "workers_killed": "these had not ended when the time for draining was over",
     "failpoints_armed": "this node will die or stand still where it was told to: never in production",
     # the database
     "postgres.ended": "the embedded PostgreSQL has ended by itself; it is started again",

@@ -19,6 +19,7 @@ from urllib.parse import urlsplit
 
 import msgspec
 
+from fanout.line import MOST_WORKERS
 from gateway import failpoints
 from handlers.money import MAX_MINOR
 
@@ -49,6 +50,8 @@ class _Section(msgspec.Struct, frozen=True, kw_only=True):
 class Server(_Section, frozen=True):
     host: Name = "127.0.0.1"
     port: Annotated[int, msgspec.Meta(ge=0, le=65_535)] = 8080  # 0: any free one
+    # Processes that share the port, each a node with a pool of its own, under a parent; 1: one process and no parent.
+    workers: Annotated[int, msgspec.Meta(ge=1, le=MOST_WORKERS)] = 1
     # Networks (CIDR) of proxies in front: what they say in X-Forwarded-For of a client's address is believed.
     trusted_proxies: tuple[Name, ...] = ()
 

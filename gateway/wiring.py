@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import math
-import os
 import secrets
-import socket
 from contextlib import AsyncExitStack
 from typing import Any, Final
 
@@ -15,12 +13,9 @@ import structlog
 from aiohttp import web
 from prometheus_client import CollectorRegistry
 
-from fanout.broker import Broker, MemoryBroker
-from fanout.broker_postgres import PostgresBroker
 from fanout.delivery import Delivery
 from fanout.hub import Hub
-from fanout.presence import MemoryPresence, Presence
-from fanout.presence_postgres import PostgresPresence
+from fanout.presence import Presence
 from fanout.publisher import Publisher
 from gateway import failpoints, metrics
 from gateway.auth import Authenticator
@@ -40,6 +35,7 @@ from gateway.http.site import Handlers, site_routes
 from gateway.jwks import Jwks
 from gateway.lane import Lane
 from gateway.limits import TokenBuckets
+from gateway.names import new_name
 from gateway.proxies import Proxies
 from gateway.routes import ENGAGEMENT, FOR_BACKENDS, PROFILE, SPENDING, UPLOADS, Visits, routes
 from gateway.settings import Settings
@@ -51,6 +47,9 @@ from gateway.socket.evictions import Evictions
 from gateway.socket.wheel import Wheel
 from gateway.supervisor import Supervisor
 from gateway.vitals import Vitals
+from gateway.workers.port import say_ready
+from gateway.workers.scrape import of_all, of_one
+from gateway.workers.team import Team, broker_for, presence_for
 from handlers.access.handler import AccessHandler
 from handlers.access.identities import Identities
 from handlers.catalogue.current import CurrentAwards
@@ -85,12 +84,13 @@ FAREWELL_S: Final = 1.0  # for close frames and their echoes
 class Node:
     """One running gateway: everything that serves, built in the order in which it depends on each other."""
 
-    def __init__(self, settings: Settings, dsn: str, supervisor: Supervisor) -> None:
+    def __init__(self, settings: Settings, dsn: str, supervisor: Supervisor, team: Team | None = None) -> None:
+        """`team`: it is one of several workers of a parent."""
         self._settings = settings
         self._dsn = dsn
         self._supervisor = supervisor
-        # Unique to this run: whoever froze and was replaced must not be taken for their successor.
-        self._name = f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(4)}".replace(" ", "-")
+        self._team = team
+        self._name = new_name() if team is None else f"{team.name}.{team.number}.{secrets.token_hex(4)}"
         self._hub = Hub()
         self._settler = Settler()
         self._wheel = Wheel(asyncio.get_running_loop())
@@ -148,17 +148,23 @@ class Node:
         if demo:
             await self._add_demo(app, handlers.directory)
         stack.push_async_callback(self._supervisor.stop)  # after the doors, before what the services stand on
-        port = await listen(app, settings, stack)
+        port = await listen(app, settings, stack, is_shared=self._team is not None)
+        if self._team is None:
+            say_ready(settings.server.host, port)
         log.info("listening", host=settings.server.host, port=port, node=self._name, epoch=self._history.epoch)
 
     # -- parts -----------------------------------------------------------------------------------
 
     async def _join_others(self, stack: AsyncExitStack) -> None:
-        """Presence and broker: in memory where nobody else can have this database, else over it."""
-        embedded, spawn = self._settings.is_embedded, self._supervisor.spawn
-        self._presence = (
-            MemoryPresence() if embedded else PostgresPresence(pool=self._pool, node=self._name, spawn=spawn)
-        )
+        """Presence and broker: in memory where nobody else can have this database, else over it; and over the line
+        between the workers of one parent."""
+        common: dict[str, Any] = {
+            "dsn": None if self._settings.is_embedded else self._dsn,
+            "node": self._name,
+            "team": self._team,
+            "spawn": self._supervisor.spawn,
+        }
+        self._presence = presence_for(pool=self._pool, **common)
         self._publisher = Publisher(
             hub=self._hub,
             delivery=self._delivery,
@@ -166,12 +172,7 @@ class Node:
             render=render,
             compare_soon=self._compare.set,
         )
-        listeners = self._publisher.listeners()
-        broker: Broker = (
-            MemoryBroker()
-            if embedded
-            else PostgresBroker(dsn=self._dsn, node=self._name, listeners=listeners, spawn=spawn)
-        )
+        broker = broker_for(presence=self._presence, listeners=self._publisher.listeners(), **common)
         self._publisher.join(broker)
         for part in (self._presence, broker):
             await part.start()
@@ -287,7 +288,8 @@ class Node:
         socket_door.add_routes(app.router)
         app.add_routes(site_routes(door, handlers, self._dispatch))
         app.add_routes(client_routes())
-        app.add_routes(metrics_routes(self._metrics(socket_door, http_counts)))
+        registry = self._metrics(socket_door, http_counts)
+        app.add_routes(metrics_routes(of_one(registry) if self._team is None else of_all(registry, self._team)))
         app.add_routes(health_routes(check=self._problems, is_draining=lambda: self._dispatch.draining))
         return app
 

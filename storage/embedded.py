@@ -287,7 +287,7 @@ class EmbeddedPostgres:
                 start_new_session=True,
                 pass_fds=keep,
                 # One system call and nothing that takes a lock, so threads can't harm it.
-                preexec_fn=_bound_to_parent(end_with),  # noqa: PLW1509
+                preexec_fn=bound_to_parent(end_with),  # noqa: PLW1509
                 user=None if self._user is None else self._user.uid,
                 group=None if self._user is None else self._user.gid,
                 extra_groups=None if self._user is None else [],
@@ -331,8 +331,8 @@ def _path_of(fd: int) -> str:
     return f"/proc/self/fd/{fd}" if sys.platform == "linux" else f"/dev/fd/{fd}"
 
 
-def _bound_to_parent(end_with: signal.Signals) -> Callable[[], None] | None:
-    """What a child does before it becomes PostgreSQL: ask the kernel for a signal when its parent ends.
+def bound_to_parent(end_with: signal.Signals) -> Callable[[], None] | None:
+    """What a child does before it becomes another program: ask the kernel for a signal when its parent ends.
 
     It must run after the change of user, which clears the request; subprocess calls it in that order.
     """

@@ -1,8 +1,7 @@
-"""The port: aiohttp's server on it, and the line that says that it is open."""
+"""The port: aiohttp's server on it."""
 
 from __future__ import annotations
 
-import sys
 from contextlib import AsyncExitStack
 from pathlib import Path
 
@@ -13,16 +12,24 @@ from gateway.settings import Settings
 from gateway.socket.door import server_options
 
 
-async def listen(app: web.Application, settings: Settings, stack: AsyncExitStack) -> int:
-    """Serve `app` until the stack is left; returns the port. Raises OSError where it can't be had."""
+async def listen(app: web.Application, settings: Settings, stack: AsyncExitStack, *, is_shared: bool) -> int:
+    """Serve `app` until the stack is left; returns the port. `is_shared`: beside others of the same parent.
+
+    Raises OSError where it can't be had."""
     server = settings.server
     runner = web.AppRunner(app, handle_signals=False, logger=server_log(), **server_options(settings.socket))
     await runner.setup()
     stack.push_async_callback(runner.cleanup)
-    await web.TCPSite(runner, server.host, server.port, backlog=_longest_backlog(), shutdown_timeout=1.0).start()
+    site = web.TCPSite(
+        runner,
+        server.host,
+        server.port,
+        backlog=_longest_backlog(),
+        shutdown_timeout=1.0,
+        reuse_port=is_shared or None,
+    )
+    await site.start()
     port: int = runner.addresses[0][1]
-    sys.stdout.write(f"Applause is ready at http://{server.host}:{port}\n")
-    sys.stdout.flush()
     return port
 
 

@@ -16,6 +16,7 @@ from prometheus_client.exposition import choose_encoder
 from prometheus_client.registry import Collector
 
 from gateway.counts import OTHER, HttpCounts, Throttle
+from gateway.workers.scrape import Families
 
 log = structlog.get_logger()
 
@@ -25,17 +26,17 @@ SLOW_LINE_EVERY_S: Final = 5.0
 
 
 class _Snapshot(Collector):
-    """All families as they are now, so that they can be written on another thread."""
+    """Families as they were, so that they can be written on another thread."""
 
-    def __init__(self, registry: CollectorRegistry) -> None:
+    def __init__(self, families: list[Metric]) -> None:
         self.taken_at = time.monotonic()
-        self._families = list(registry.collect())
+        self._families = families
 
     def collect(self) -> Iterable[Metric]:
         return self._families
 
 
-def metrics_routes(registry: CollectorRegistry) -> list[web.RouteDef]:
+def metrics_routes(families: Families) -> list[web.RouteDef]:
     """The text format, or OpenMetrics for who asks for it; compressed likewise; `name[]` asks for some only."""
     kept: dict[str, tuple[float, bytes]] = {}  # content type -> when, what
 
@@ -44,9 +45,11 @@ def metrics_routes(registry: CollectorRegistry) -> list[web.RouteDef]:
         names = request.query.getall("name[]", [])
         written_at, body = kept.get(content_type, (-KEEP_S, b""))
         if names:
-            body = encode(registry.restricted_registry(names))
+            asked = CollectorRegistry(auto_describe=True)
+            asked.register(_Snapshot(await families()))
+            body = encode(asked.restricted_registry(names))
         elif time.monotonic() - written_at >= KEEP_S:
-            snapshot = _Snapshot(registry)
+            snapshot = _Snapshot(await families())
             body = await asyncio.to_thread(encode, snapshot)  # most of the time goes into writing
             kept[content_type] = (snapshot.taken_at, body)
         response = web.Response(body=body, headers={"Content-Type": content_type})

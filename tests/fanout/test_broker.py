@@ -1,4 +1,4 @@
-"""The contract of brokers, over all of them, and what PostgreSQL's must survive."""
+"""The contract of brokers, over all of them, and what those that talk must survive."""
 
 from __future__ import annotations
 
@@ -8,10 +8,14 @@ from collections.abc import AsyncIterator, Callable
 import asyncpg
 import pytest
 
-from fanout import broker_postgres, postgres
+from fanout import broker_postgres, broker_unix, postgres
 from fanout.broker import Broker, Listeners, MemoryBroker
 from fanout.broker_postgres import PostgresBroker
+from fanout.broker_unix import UnixBroker
+from fanout.exchange import Exchange
+from fanout.line import Line
 from fanout.notices import HEADS_MAX
+from tests.fanout.lines import lines, opened
 from tests.fanout.sinks import Tasks
 
 
@@ -53,11 +57,47 @@ async def tasks() -> AsyncIterator[Tasks]:
     assert not owner.failures
 
 
-class Nodes:
-    """Two nodes on one database; `a` speaks, `b` hears."""
+class Pair:
+    """Two nodes; `a` speaks, `b` hears."""
+
+    a: Broker
+    b: Broker
+    heads_max: int
+
+    def __init__(self) -> None:
+        self.heard_a, self.heard_b = Heard(), Heard()
+
+    async def start(self) -> None:
+        await self.a.start()
+        await self.b.start()
+        await until(lambda: self.heard_a.compares == 1)  # who starts is heard at once
+        self.heard_a.compares = self.heard_b.compares = 0
+
+    async def stop(self) -> None:
+        await self.a.stop()
+        await self.b.stop()
+
+
+class Workers(Pair):
+    """Of one parent."""
+
+    heads_max = broker_unix.HEADS_MAX
+
+    def __init__(self, a: Line, b: Line) -> None:
+        super().__init__()
+        self.a = UnixBroker(line=a, listeners=self.heard_a.listeners)
+        self.b = UnixBroker(line=b, listeners=self.heard_b.listeners)
+
+
+class Nodes(Pair):
+    """On one database."""
+
+    a: PostgresBroker
+    b: PostgresBroker
+    heads_max = HEADS_MAX
 
     def __init__(self, dsn: str, tasks: Tasks) -> None:
-        self.heard_a, self.heard_b = Heard(), Heard()
+        super().__init__()
         self.a = PostgresBroker(dsn=dsn, node="a.1", listeners=self.heard_a.listeners, spawn=tasks, large_keep_s=0.3)
         self.b = PostgresBroker(dsn=dsn, node="b.1", listeners=self.heard_b.listeners, spawn=tasks)
 
@@ -65,20 +105,39 @@ class Nodes:
 @pytest.fixture
 async def nodes(dsn: str, tasks: Tasks) -> AsyncIterator[Nodes]:
     nodes = Nodes(dsn, tasks)
-    await nodes.a.start()
-    await nodes.b.start()
-    await until(lambda: nodes.heard_a.compares == 1)  # who starts is heard at once
-    nodes.heard_a.compares = 0
+    await nodes.start()
     yield nodes
-    await nodes.a.stop()
-    await nodes.b.stop()
+    await nodes.stop()
 
 
-@pytest.fixture(params=["memory", "postgres"])
+@pytest.fixture
+async def workers(tasks: Tasks) -> AsyncIterator[Workers]:
+    async with lines(tasks) as (a, b, _):
+        workers = Workers(a, b)
+        await workers.start()
+        yield workers
+        await workers.stop()
+
+
+@pytest.fixture(params=["nodes", "workers"])
+def pair(request: pytest.FixtureRequest) -> Pair:
+    made: Pair = request.getfixturevalue(request.param)
+    return made
+
+
+@pytest.fixture
+async def lone_line(tasks: Tasks) -> AsyncIterator[Line]:
+    async with lines(tasks, workers=1) as (line, _):
+        yield line
+
+
+@pytest.fixture(params=["memory", "postgres", "unix"])
 def lone(request: pytest.FixtureRequest, tasks: Tasks) -> tuple[Broker, Heard]:
     heard = Heard()
     if request.param == "memory":
         return MemoryBroker(), heard
+    if request.param == "unix":
+        return UnixBroker(line=request.getfixturevalue("lone_line"), listeners=heard.listeners), heard
     dsn = request.getfixturevalue("dsn")
     return PostgresBroker(dsn=dsn, node="a.1", listeners=heard.listeners, spawn=tasks), heard
 
@@ -107,31 +166,31 @@ async def test_announcing_before_start_or_after_stop_does_no_harm(lone: tuple[Br
     broker.announce_heads([(7, 5)])
 
 
-async def test_others_hear_everything(nodes: Nodes) -> None:
-    nodes.a.announce_heads([(7, 4), (8, 1)])
-    nodes.a.announce_heads([(7, 5)])
-    nodes.a.announce_replaced(7, "phöne", 12)
-    nodes.a.publish_topic("live:a", '{"data":"ä"}'.encode())
-    await until(lambda: nodes.heard_b.topics)
-    assert sorted(nodes.heard_b.heads) == [(7, 5), (8, 1)]
-    assert nodes.heard_b.replaced == [(7, "phöne", 12)]
-    assert nodes.heard_b.topics == [("live:a", '{"data":"ä"}'.encode())]
-    assert nodes.heard_b.compares == 0
-    assert not nodes.heard_a.anything()
+async def test_others_hear_everything(pair: Pair) -> None:
+    pair.a.announce_heads([(7, 4), (8, 1)])
+    pair.a.announce_heads([(7, 5)])
+    pair.a.announce_replaced(7, "phöne", 12)
+    pair.a.publish_topic("live:a", '{"data":"ä"}'.encode())
+    await until(lambda: pair.heard_b.topics)
+    assert sorted(pair.heard_b.heads) == [(7, 5), (8, 1)]
+    assert pair.heard_b.replaced == [(7, "phöne", 12)]
+    assert pair.heard_b.topics == [("live:a", '{"data":"ä"}'.encode())]
+    assert pair.heard_b.compares == 0
+    assert not pair.heard_a.anything()
 
 
-async def test_equal_topic_messages_are_two(nodes: Nodes) -> None:
-    nodes.a.publish_topic("live:a", b"{}")
-    nodes.a.publish_topic("live:a", b"{}")
-    await until(lambda: len(nodes.heard_b.topics) == 2)
+async def test_equal_topic_messages_are_two(pair: Pair) -> None:
+    pair.a.publish_topic("live:a", b"{}")
+    pair.a.publish_topic("live:a", b"{}")
+    await until(lambda: len(pair.heard_b.topics) == 2)
 
 
-async def test_many_heads_are_told_as_a_comparison(nodes: Nodes) -> None:
-    nodes.a.announce_heads([(user, 1) for user in range(HEADS_MAX)])
-    await until(lambda: len(nodes.heard_b.heads) == HEADS_MAX)
-    nodes.a.announce_heads([(user, 1) for user in range(HEADS_MAX + 1)])
-    await until(lambda: nodes.heard_b.compares == 1)
-    assert len(nodes.heard_b.heads) == HEADS_MAX
+async def test_many_heads_are_told_as_a_comparison(pair: Pair) -> None:
+    pair.a.announce_heads([(user, 1) for user in range(pair.heads_max)])
+    await until(lambda: len(pair.heard_b.heads) == pair.heads_max)
+    pair.a.announce_heads([(user, 1) for user in range(pair.heads_max + 1)])
+    await until(lambda: pair.heard_b.compares == 1)
+    assert len(pair.heard_b.heads) == pair.heads_max
 
 
 async def test_a_big_topic_message_goes_through_the_table_and_is_trimmed(
@@ -148,14 +207,14 @@ async def test_a_big_topic_message_goes_through_the_table_and_is_trimmed(
             await asyncio.sleep(0.05)
 
 
-async def test_an_event_for_users_reaches_the_others_with_all_their_ids(nodes: Nodes) -> None:
-    nodes.a.publish_users([7, 2**53 - 1], '{"data":"ä"}'.encode())
-    nodes.a.publish_users([7], b"{}")
-    nodes.a.publish_users([7], b"{}")  # equal ones are two
-    nodes.a.publish_users([], b"{}")  # and one for nobody is none
-    await until(lambda: len(nodes.heard_b.users) == 3)
-    assert nodes.heard_b.users == [([7, 2**53 - 1], '{"data":"ä"}'.encode()), ([7], b"{}"), ([7], b"{}")]
-    assert not nodes.heard_a.anything()
+async def test_an_event_for_users_reaches_the_others_with_all_their_ids(pair: Pair) -> None:
+    pair.a.publish_users([7, 2**53 - 1], '{"data":"ä"}'.encode())
+    pair.a.publish_users([7], b"{}")
+    pair.a.publish_users([7], b"{}")  # equal ones are two
+    pair.a.publish_users([], b"{}")  # and one for nobody is none
+    await until(lambda: len(pair.heard_b.users) == 3)
+    assert pair.heard_b.users == [([7, 2**53 - 1], '{"data":"ä"}'.encode()), ([7], b"{}"), ([7], b"{}")]
+    assert not pair.heard_a.anything()
 
 
 async def test_an_event_for_very_many_or_a_very_big_one_goes_through_the_table(
@@ -174,10 +233,30 @@ async def test_an_event_for_very_many_or_a_very_big_one_goes_through_the_table(
             await asyncio.sleep(0.05)
 
 
-async def test_stop_sends_what_is_gathered(dsn: str, tasks: Tasks, nodes: Nodes) -> None:
-    nodes.a.announce_heads([(7, 4)])
-    await nodes.a.stop()
-    await until(lambda: nodes.heard_b.heads == [(7, 4)])
+async def test_big_events_and_those_for_very_many_arrive(pair: Pair) -> None:
+    many = [2**53 - number for number in range(1, 10_001)]
+    big = '"{}"'.format("ä" * 30_000).encode()
+    pair.a.publish_users(many, b"{}")
+    pair.a.publish_users([7], big)
+    pair.a.publish_topic("live:a", big)
+    await until(lambda: len(pair.heard_b.users) == 2 and pair.heard_b.topics)
+    assert sorted(pair.heard_b.users) == sorted([(many, b"{}"), ([7], big)])
+    assert pair.heard_b.topics == [("live:a", big)]
+
+
+async def test_nothing_is_heard_after_stop(pair: Pair) -> None:
+    await pair.b.stop()
+    pair.a.announce_heads([(7, 4)])
+    pair.a.publish_topic("live:a", b"{}")
+    await pair.a.stop()
+    await asyncio.sleep(0.05)
+    assert (pair.heard_b.heads, pair.heard_b.topics) == ([], [])
+
+
+async def test_stop_sends_what_is_gathered(pair: Pair) -> None:
+    pair.a.announce_heads([(7, 4)])
+    await pair.a.stop()
+    await until(lambda: pair.heard_b.heads == [(7, 4)])
 
 
 async def test_foreign_notices_on_the_channel_are_ignored(nodes: Nodes, conn: asyncpg.Connection) -> None:
@@ -256,3 +335,33 @@ async def test_an_unreachable_database_is_told_at_start(tasks: Tasks) -> None:
     with pytest.raises(OSError):  # noqa: PT011 - whichever the system gives
         await broker.start()
     await broker.stop()
+
+
+async def test_a_worker_that_reads_too_slowly_costs_the_others_nothing_and_compares_at_last(tasks: Tasks) -> None:
+    """Its hints are dropped instead of kept without end."""
+    exchange, heard = Exchange(), Heard()
+    fast, slow = await opened(exchange, 0, tasks), await exchange.attach(1)
+    third = await opened(exchange, 2, tasks)
+    broker = UnixBroker(line=fast, listeners=Heard().listeners)
+    other = UnixBroker(line=third, listeners=heard.listeners)
+    await broker.start()
+    await other.start()
+    topic = b'"%s"' % (b"x" * 100_000)
+    for number in range(300):  # 30 MB: more than waits for anybody
+        broker.publish_topic("live:a", topic)
+        await until(lambda number=number: len(heard.topics) > number)
+
+    late = Heard()
+    line = Line(1, tasks)
+    awake = UnixBroker(line=line, listeners=late.listeners)
+    await awake.start()
+    await line.open(slow)
+    await until(lambda: late.compares > 2)  # the others' starts, and the gap
+    assert 0 < len(late.topics) < 300
+    broker.announce_heads([(7, 4)])
+    await until(lambda: late.heads == [(7, 4)])
+    for each in (broker, other, awake):
+        await each.stop()
+    exchange.close()
+    for each in (fast, third, line):
+        await each.ended()

@@ -1,15 +1,19 @@
-"""The contract of presence, over both of them, and what PostgreSQL's must survive."""
+"""The contract of presence, over all of them, and what PostgreSQL's and workers' must survive."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 
 import asyncpg
 import pytest
 
+from fanout.exchange import Exchange
+from fanout.line import PARENT, Line, Unreachable
 from fanout.presence import MemoryPresence, Presence
 from fanout.presence_postgres import PostgresPresence
+from fanout.presence_unix import PresenceDesk, UnixPresence
+from tests.fanout.lines import opened
 from tests.fanout.sinks import Tasks
 
 
@@ -21,10 +25,60 @@ async def tasks() -> AsyncIterator[Tasks]:
     assert not owner.failures
 
 
-@pytest.fixture(params=["memory", "postgres"])
+class Workers:
+    """Of one parent, with its desk."""
+
+    def __init__(self, tasks: Tasks) -> None:
+        self._tasks = tasks
+        self._exchange = Exchange(on_gone=self._forget)
+        self._lines: list[Line] = []
+        self.desk: PresenceDesk
+
+    async def begin(self) -> None:
+        self.desk = PresenceDesk(await self._line(PARENT))
+
+    async def worker(self, number: int) -> UnixPresence:
+        return UnixPresence(line=await self._line(number), spawn=self._tasks)
+
+    def kill(self, number: int) -> None:
+        """Its end of the socket closes, and it says no more."""
+        [line] = [line for line in self._lines if line.number == number]
+        line.close()
+
+    def _forget(self, number: int) -> None:
+        if number != PARENT:
+            self.desk.forget(number)
+
+    async def end(self) -> None:
+        self._exchange.close()
+        for line in self._lines:
+            await line.ended()
+
+    async def _line(self, number: int) -> Line:
+        self._lines.append(await opened(self._exchange, number, self._tasks))
+        return self._lines[-1]
+
+
+@pytest.fixture
+async def workers(tasks: Tasks) -> AsyncIterator[Workers]:
+    workers = Workers(tasks)
+    await workers.begin()
+    yield workers
+    await workers.end()
+
+
+@pytest.fixture
+async def lone_worker(workers: Workers) -> UnixPresence:
+    return await workers.worker(0)
+
+
+@pytest.fixture(params=["memory", "postgres", "unix"])
 def made(request: pytest.FixtureRequest, tasks: Tasks) -> Presence:
     if request.param == "memory":
         return MemoryPresence()
+    if request.param == "unix":
+        worker: UnixPresence = request.getfixturevalue("lone_worker")
+        return worker
     return PostgresPresence(pool=request.getfixturevalue("pool"), node="a.1", spawn=tasks)
 
 
@@ -195,3 +249,94 @@ async def test_a_renewal_that_hangs_is_given_up_and_tried_again(pool: asyncpg.Po
             await asyncio.sleep(0.01)
     await eventually(pool, [(7, "phone", "a.1")])
     await a.stop()
+
+
+async def test_nodes_of_the_family_are_no_strangers(pool: asyncpg.Pool, tasks: Tasks) -> None:
+    a = PostgresPresence(pool=pool, node="here.0", spawn=tasks, family="here.", renew_every_s=0.05)
+    b = PostgresPresence(pool=pool, node="here.1", spawn=tasks, family="here.", renew_every_s=0.05)
+    await a.start()
+    await b.start()
+    assert (b.other_nodes(), b.strangers()) == (True, False)
+    far = await started(pool, "there", tasks, lease_s=5)
+    async with asyncio.timeout(5):
+        while not (a.strangers() and b.strangers()):
+            await asyncio.sleep(0.01)
+    await far.stop()
+    async with asyncio.timeout(5):
+        while a.strangers():
+            await asyncio.sleep(0.01)
+    assert a.other_nodes()
+    await a.stop()
+    await b.stop()
+
+
+async def test_workers_see_each_other_and_their_connections(workers: Workers) -> None:
+    a, b = await workers.worker(0), await workers.worker(1)
+    await a.start()
+    assert not a.other_nodes()
+    await b.start()
+    assert b.other_nodes()
+    await _until(a.other_nodes)
+    (old,) = await a.enter([(7, "phone")])
+    (new,) = await b.enter([(7, "phone")])
+    assert await a.newer([(7, "phone", old)]) == [(7, "phone", new)]
+    assert await a.devices_of(7) == ["phone", "phone"]
+    await a.leave([(7, new)])  # another's connection is not ours to take out
+    assert await b.devices_of(7) == ["phone", "phone"]
+    await b.stop()
+    assert await a.devices_of(7) == ["phone"]
+    await _until(lambda: not a.other_nodes())
+    await a.stop()
+
+
+async def test_a_worker_that_died_is_forgotten_at_once_and_its_successor_begins_anew(workers: Workers) -> None:
+    a, b = await workers.worker(0), await workers.worker(1)
+    await a.start()
+    await b.start()
+    await a.enter([(7, "phone")])
+    await b.enter([(7, "tablet"), (8, "")])
+    await _until(a.other_nodes)
+    workers.kill(1)
+    await _until(lambda: not a.other_nodes())
+    assert await a.devices_of(7) == ["phone"]
+    assert await a.devices_of(8) == []
+    again = await workers.worker(1)
+    await again.start()
+    await _until(a.other_nodes)
+    assert await again.devices_of(7) == ["phone"]
+
+
+async def test_what_a_dying_worker_asked_last_does_not_stay(workers: Workers, tasks: Tasks) -> None:
+    """The parent may get to it only after it has seen the worker's end."""
+    a, b = await workers.worker(0), await workers.worker(1)
+    await a.start()
+    await b.start()
+    tasks(_entering(b))
+    await asyncio.sleep(0)
+    await asyncio.sleep(0)
+    workers.kill(1)
+    await _until(lambda: not a.other_nodes())
+    await (await workers.worker(1)).start()
+    assert await a.devices_of(8) == []
+
+
+async def test_who_gave_up_on_entering_is_taken_out_again(workers: Workers, tasks: Tasks) -> None:
+    a = await workers.worker(0)
+    await a.start()
+    entering = asyncio.ensure_future(a.enter([(7, "ghost")]))
+    await asyncio.sleep(0)
+    entering.cancel()
+    await asyncio.wait([entering])
+    await _until(lambda: not tasks.running)
+    assert await a.devices_of(7) == []
+
+
+async def _entering(presence: UnixPresence) -> None:
+    with pytest.raises(Unreachable):
+        await presence.enter([(8, "ghost")])
+
+
+async def _until(true: Callable[[], object]) -> None:
+    async with asyncio.timeout(5):
+        while not true():
+            await asyncio.sleep(0.002)

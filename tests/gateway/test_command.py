@@ -130,6 +130,24 @@ def test_serve_and_demo_hand_their_settings_to_the_gateway_and_end_with_its_stat
     assert settings.auth.secret == DataFolder(Path("here")).known_signing_secret()
 
 
+def test_several_workers_have_a_parent_and_one_has_none(
+    run: Run, monkeypatch: pytest.MonkeyPatch, served: list[tuple[Settings, bool]]
+) -> None:
+    parents: list[int] = []
+
+    async def serve(settings: Settings, *, demo: bool) -> int:
+        parents.append(settings.server.workers)
+        return 4
+
+    replace_module(monkeypatch, "gateway.workers.parent", serve=serve)
+    assert run("serve", "--data-dir", "here", "--workers", "1") == 3
+    assert run("serve", "--data-dir", "here", "--workers", "2") == 4
+    monkeypatch.setenv("APPLAUSE_SERVER__WORKERS", "3")
+    assert run("serve", "--data-dir", "here") == 4
+    assert run("demo", "--data-dir", "here") == 4
+    assert (len(served), parents) == (1, [2, 3, 3])
+
+
 def test_a_token_is_one_that_the_folders_server_accepts(
     run: Run, served: list[tuple[Settings, bool]], capsys: pytest.CaptureFixture[str]
 ) -> None:

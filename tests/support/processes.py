@@ -1,4 +1,5 @@
-"""PostgreSQL's processes as a test sees them from outside: to kill, to freeze, and to prove that none is left."""
+"""PostgreSQL's processes and workers as a test sees them from outside: to kill, to freeze, and to prove that none is
+left."""
 
 from __future__ import annotations
 
@@ -39,6 +40,25 @@ def thaw(data_dir: Path) -> None:
     """Let it go on."""
     for pid in processes_in(data_dir):
         os.kill(pid, signal.SIGCONT)
+
+
+def workers_of(parent: int) -> dict[int, int]:
+    """Workers that run under a parent: number -> process id."""
+    found = {}
+    for child in Path(f"/proc/{parent}/task/{parent}/children").read_text().split():
+        with contextlib.suppress(OSError):
+            command = Path(f"/proc/{child}/cmdline").read_text().split("\0")
+            if "gateway.workers.worker" in command:
+                found[int(command[command.index("gateway.workers.worker") + 1])] = int(child)
+    return found
+
+
+def runs(pid: int) -> bool:
+    """Whether that process is there, and not just waiting to be reaped."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
 
 
 async def none_is_left(data_dir: Path) -> None:

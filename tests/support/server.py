@@ -52,6 +52,12 @@ class Gateway:
     # -- the process -------------------------------------------------------------------------------------------------
 
     @property
+    def pid(self) -> int:
+        """Of its process, or of the parent where there are workers."""
+        assert self._process is not None
+        return self._process.pid
+
+    @property
     def url(self) -> str:
         return f"http://127.0.0.1:{self.port}"
 

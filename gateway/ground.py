@@ -1,0 +1,60 @@
+"""What a process of the gateway stands on: its database, and what asks it to end."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+from contextlib import AsyncExitStack
+
+from gateway.settings import Settings
+from gateway.supervisor import Supervisor
+from storage.db import connect
+from storage.embedded import SERVER_SETTINGS, EmbeddedPostgres
+from storage.migrate import ensure_current, migrate
+
+BESIDE_THE_POOL = 6  # connections of a node: its lane, its broker's two, and what is just being renewed
+
+
+async def database(settings: Settings, stack: AsyncExitStack, supervisor: Supervisor) -> str:
+    """The database's address: one's own, on a schema that is current; or ours, started and migrated."""
+    if not settings.is_embedded:
+        conn = await connect(settings.database.url)
+        try:
+            await ensure_current(conn)
+        finally:
+            await conn.close()
+        return settings.database.url
+    postgres = EmbeddedPostgres(
+        settings.data_path,
+        binaries=settings.binaries_path,
+        serving_port=settings.server.port or None,
+        settings={"max_connections": str(_most_connections(settings))},
+    )
+    dsn = (await stack.enter_async_context(postgres)).dsn
+    conn = await connect(dsn)
+    try:
+        await migrate(conn)
+    finally:
+        await conn.close()
+    supervisor.start("postgres", postgres.keep_running())
+    return dsn
+
+
+def stop_signal() -> asyncio.Future[None]:
+    """Done when SIGTERM or SIGINT has come."""
+    loop = asyncio.get_running_loop()
+    stop: asyncio.Future[None] = loop.create_future()
+
+    def ask() -> None:
+        if not stop.done():
+            stop.set_result(None)
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, ask)
+    return stop
+
+
+def _most_connections(settings: Settings) -> int:
+    """Of the embedded PostgreSQL: for all workers, and commands beside them."""
+    needed = settings.server.workers * (settings.database.pool_size + BESIDE_THE_POOL) + 20
+    return max(needed, int(SERVER_SETTINGS["max_connections"]))
