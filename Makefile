@@ -14,7 +14,7 @@ run: install ## A demo on http://127.0.0.1:8080
 	$(BIN)/applause demo
 
 test: install node_modules/.installed ## All tests; some of them: make test ARGS="-k ledger"
-	$(BIN)/pytest -n 2 --dist loadfile $(ARGS)
+	$(BIN)/pytest -n 2 --dist worksteal $(ARGS)
 
 bench: install ## Measure it beside stock python-socketio; less: make bench ARGS="echo --seconds 2"
 	$(BIN)/applause loadtest $(ARGS)

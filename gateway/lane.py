@@ -291,9 +291,12 @@ class Lane:
         """Answer what has waited too long, wherever it stands: receipt times need not rise along the
         queue, for a deed may have waited on its connection before."""
         limit = asyncio.get_running_loop().time() - self._limits.deadline_s
-        expired = [deed for deed in self._queue if deed.received_at <= limit]
+        late = [deed for deed in self._queue if deed.received_at <= limit]
+        before = {deed.order_key for deed in self._running if deed.order_key is not None and _is_unanswered(deed)}
+        expired = [deed for deed in late if deed.order_key not in before]  # the others after those of their connection
         if expired:
-            self._queue = deque(deed for deed in self._queue if deed.received_at > limit)
+            gone = set(expired)
+            self._queue = deque(deed for deed in self._queue if deed not in gone)
         self.counts.expired += len(expired)
         for deed in expired:  # an answer may let its connection submit the next one
             _answer(

@@ -20,7 +20,7 @@ import socketio
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed
 
-PATIENCE_S: Final = 15.0
+PATIENCE_S: Final = 40.0  # no speed is asserted: the machine may be busy
 DRIVER: Final = Path(__file__).with_name("client.mjs")
 HANDSHAKE: Final = (
     b"GET /socket.io/?EIO=4&transport=websocket HTTP/1.1\r\nHost: localhost\r\nConnection: Upgrade\r\n"
