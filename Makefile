@@ -16,8 +16,8 @@ run: install ## A demo on http://127.0.0.1:8080
 test: install node_modules/.installed ## All tests; some of them: make test ARGS="-k ledger"
 	$(BIN)/pytest -n 2 --dist worksteal $(ARGS)
 
-bench: install ## Measure it beside stock python-socketio; less: make bench ARGS="echo --seconds 2"
-	$(BIN)/applause loadtest $(ARGS)
+bench: install node_modules/.installed ## Measure it beside stock python-socketio and Node; less: make bench ARGS="echo --rounds 1"
+	$(BIN)/applause loadtest compare $(ARGS)
 
 lint: install ## Style, types and the walls between the rooms
 	$(BIN)/ruff check

@@ -1,4 +1,4 @@
-"""The command `applause loadtest`, or `python -m loadtest`. Exit: 0 all right, 1 wrong answers, 2 used wrongly."""
+"""The command `applause loadtest`, or `python -m loadtest`. Exit: 0 all right, 1 a promise broken, 2 used wrongly."""
 
 from __future__ import annotations
 
@@ -10,34 +10,59 @@ from typing import Annotated
 import typer
 import uvloop
 
-from loadtest.bench import SCENARIOS, Bench, Sizes
+from loadtest.backend import RequestFailed
+from loadtest.bench import LOCAL, SCENARIOS, Bench, Sizes
+from loadtest.crew import WorkerFailed
+from loadtest.page import as_page
 from loadtest.phone import PhoneFailed
+from loadtest.progress import Progress
 from loadtest.report import Report, as_json, as_table
-from loadtest.servers import ServerFailed
+from loadtest.servers import Elsewhere, ServerFailed
 
 Scenarios = Annotated[list[str] | None, typer.Argument(help=f"Some of: {', '.join(SCENARIOS)}. All by default.")]
 
 
 def loadtest(
     scenarios: Scenarios = None,
-    seconds: Annotated[float, typer.Option(help="Of measuring, each time.", min=0.5, max=60)] = 4.0,
+    seconds: Annotated[float, typer.Option(help="Of measuring, each time.", min=0.5, max=3600)] = 4.0,
     rounds: Annotated[int, typer.Option(help="Turns of each server.", min=1, max=9)] = 2,
-    connections: Annotated[int, typer.Option(help="Of likes and echo.", min=1, max=5_000)] = 200,
+    rate: Annotated[
+        float | None,
+        typer.Option(help="Open loop: likes, hot, echo and mixed send so many a second, each when it is due.", min=1),
+    ] = None,
+    processes: Annotated[int, typer.Option(help="Load processes.", min=1, max=64)] = 1,
+    connections: Annotated[int, typer.Option(help="Of likes, hot, echo; people of mixed.", min=1, max=5_000)] = 200,
     listeners: Annotated[int, typer.Option(help="Of fanout.", min=1, max=15_000)] = 1_000,
     idle: Annotated[int, typer.Option(help="Connections of idle.", min=100, max=50_000)] = 10_000,
     connects: Annotated[int, typer.Option(help="Connections of connects.", min=100, max=50_000)] = 3_000,
+    phones: Annotated[int, typer.Option(help="Of storm.", min=1, max=20_000)] = 1_000,
+    events: Annotated[int, typer.Option(help="Of storm: what each phone has missed.", min=1, max=1_000)] = 20,
+    patience: Annotated[
+        float, typer.Option(help="Seconds that what is on its way may take, when promises are checked.", min=0.1)
+    ] = 15.0,
     peer: Annotated[bool, typer.Option(help="Measure stock python-socketio beside ours.")] = True,
+    url: Annotated[str | None, typer.Option(help="Load a gateway that runs already, http://host:port.")] = None,
+    token_secret: Annotated[
+        str, typer.Option(help="With --url: what its tokens are signed with.", envvar="APPLAUSE_AUTH__SECRET")
+    ] = "",
+    html: Annotated[Path | None, typer.Option(help="Write a report with plots there.")] = None,
     json: Annotated[Path | None, typer.Option(help="Write the report there; - for standard output.")] = None,
 ) -> None:
-    """Measure a server of our own on this machine, beside its peer, and check that it answered right.
+    """Measure a server of our own on this machine, beside its peer, and check that it kept its promises.
 
-    Servers start in a temporary folder and are gone afterwards. Speed never fails the run; a wrong answer does.
+    Servers start in a temporary folder and are gone afterwards. With --url it is a server that runs already: it gets
+    people and videos of its own for the run, which stay. Speed never fails the run; a broken promise does.
+
+    `applause loadtest compare` measures all peers in turns.
     """
-    chosen = scenarios or list(SCENARIOS)
+    chosen = scenarios or [each for each in SCENARIOS if url is None or each not in LOCAL]
     if unknown := set(chosen) - set(SCENARIOS):
         raise typer.BadParameter(f"there is no {', '.join(sorted(unknown))}; there are {', '.join(SCENARIOS)}")
-    sizes = Sizes(seconds, rounds, connections, listeners, idle, connects)
-    report = _measured(sizes, chosen, peer)
+    elsewhere = _elsewhere(url, token_secret, chosen)
+    sizes = Sizes(seconds, rounds, connections, listeners, idle, connects, phones, events, rate, processes, patience)
+    report = _measured(sizes, chosen, peer, elsewhere)
+    if html is not None:
+        html.write_text(as_page(report))
     if json is not None and str(json) == "-":
         sys.stdout.write(as_json(report).decode())
     else:
@@ -47,15 +72,39 @@ def loadtest(
     raise typer.Exit(1 if report.problems else 0)
 
 
-def _measured(sizes: Sizes, scenarios: list[str], peer: bool) -> Report:
+def _elsewhere(url: str | None, secret: str, chosen: list[str]) -> Elsewhere | None:
+    if url is None:
+        return None
+    if not secret:
+        raise typer.BadParameter("--url needs --token-secret")
+    if local := LOCAL & set(chosen):
+        raise typer.BadParameter(f"{', '.join(local)} looks into the server's process, so it can't be had with --url")
+    try:
+        return Elsewhere(url, secret)
+    except ValueError as error:
+        raise typer.BadParameter(str(error)) from None
+
+
+def _measured(sizes: Sizes, scenarios: list[str], peer: bool, elsewhere: Elsewhere | None) -> Report:
     with tempfile.TemporaryDirectory(prefix="applause-loadtest-") as folder:
-        bench = Bench(sizes, Path(folder), peer=peer, tell=lambda line: print(line, file=sys.stderr, flush=True))
+        bench = Bench(sizes, Path(folder), peer=peer, progress=Progress(), elsewhere=elsewhere)
         try:
             return uvloop.run(bench.run(scenarios))
-        except* (ServerFailed, PhoneFailed, OSError, TimeoutError) as group:
+        except* (ServerFailed, PhoneFailed, WorkerFailed, RequestFailed, OSError, TimeoutError) as group:
             print(f"loadtest: {group.exceptions[0]!r}", file=sys.stderr)
     raise typer.Exit(1)
 
 
+def main() -> None:
+    """Run the command of the process's arguments."""
+    if sys.argv[1:2] == ["compare"]:
+        from loadtest import compare  # with what only it needs
+
+        del sys.argv[1]
+        typer.run(compare.compare)
+    else:
+        typer.run(loadtest)
+
+
 if __name__ == "__main__":
-    typer.run(loadtest)
+    main()

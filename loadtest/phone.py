@@ -22,6 +22,8 @@ _REQUEST: Final = (
 _NO_MASK: Final = bytes(4)
 _SHORT: Final = 125
 _TEXT, _PING, _CLOSE = 0x81, 0x89, 0x88
+_EVENT: Final = b'42["notification"'
+_WELCOME: Final = b'42["welcome"'
 
 
 class PhoneFailed(Exception):
@@ -66,6 +68,9 @@ class Phone(asyncio.Protocol):
 
     def heard(self, message: bytes) -> None:
         """An event; `message` is the whole packet."""
+
+    def welcomed(self, message: bytes) -> None:
+        """The packet of `welcome`; events that are resumed from come after it, before `ready`."""
 
     def lost(self) -> None:
         """The connection has ended after `ready`."""
@@ -150,6 +155,10 @@ class Phone(asyncio.Protocol):
             self.say(text_frame(b"40" + self._auth))
         elif message.startswith(b"44"):
             self._fail(message)
+        elif message.startswith(_EVENT):
+            self.heard(message)
+        elif message.startswith(_WELCOME):
+            self.welcomed(message)
         if message.startswith(self._address.welcome):
             self.ready.set_result(None)
             self.ready = None
@@ -164,14 +173,21 @@ P = TypeVar("P", bound=Phone)
 
 
 async def connect_all(
-    address: Address, make: Callable[[int], P], count: int, *, at_once: int = CONNECTING_AT_ONCE
+    address: Address,
+    make: Callable[[int], P],
+    count: int,
+    *,
+    at_once: int = CONNECTING_AT_ONCE,
+    arrived: Callable[[P], None] = lambda phone: None,
 ) -> list[P]:
     """`count` phones that are ready, `at_once` connecting at a time. Raises PhoneFailed, OSError or TimeoutError."""
     phones: list[P] = []
     numbers = iter(range(count))
 
     async def connect_some() -> None:
-        phones.extend([await _connect(address, make(number)) for number in numbers])
+        for number in numbers:
+            phones.append(await connect(address, make(number)))
+            arrived(phones[-1])
 
     async with asyncio.TaskGroup() as group:
         for _ in range(min(at_once, count)):
@@ -179,12 +195,19 @@ async def connect_all(
     return phones
 
 
-async def _connect(address: Address, phone: P) -> P:
+async def connect(address: Address, phone: P, *, patience_s: float = CONNECT_PATIENCE_S) -> P:
+    """The same phone, ready. Raises PhoneFailed, OSError or TimeoutError."""
     loop = asyncio.get_running_loop()
     ready = phone.ready = loop.create_future()
-    async with asyncio.timeout(CONNECT_PATIENCE_S):
-        await loop.create_connection(lambda: phone, address.host, address.port)
-        await ready
+    transport: asyncio.Transport | None = None
+    try:
+        async with asyncio.timeout(patience_s):
+            transport, _ = await loop.create_connection(lambda: phone, address.host, address.port)
+            await ready
+    except BaseException:
+        if transport is not None:
+            transport.abort()
+        raise
     return phone
 
 

@@ -9,23 +9,33 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Final
+from urllib.parse import urlsplit
 
-import jwt
-
+from loadtest.crew import Door
+from loadtest.machine import Spent, spent
 from loadtest.phone import Address
 
 START_S: Final = 60.0
 STOP_S: Final = 20.0
 AUDIT_S: Final = 120.0
-TOKEN_TTL_S: Final = 3600
+
+PYTHON: Final = (sys.executable, "-P")
 
 _READY: Final = re.compile(r" is ready at http://([0-9.]+):(\d+)")
 _UNLIMITED: Final = {
     "APPLAUSE_LIMITS__ACTIONS_PER_SECOND": "1000000",
     "APPLAUSE_LOG__LEVEL": "warning",
 }
+
+
+def own_environ() -> dict[str, str]:
+    """This process's environment without what would configure a server of somebody else's."""
+    ours = {name: value for name, value in os.environ.items() if not name.startswith("APPLAUSE_")}
+    ours.pop("DATABASE_URL", None)
+    return ours
 
 
 class ServerFailed(Exception):
@@ -37,18 +47,25 @@ class Server:
 
     name: str
     is_durable = False
+    takes_bulk = False
 
-    def __init__(self, command: list[str], folder: Path, *, welcome: bytes, secret: Path | None = None) -> None:
+    def __init__(
+        self,
+        command: list[str],
+        folder: Path,
+        *,
+        welcome: bytes,
+        secret: Path | None = None,
+        environ: Mapping[str, str] | None = None,
+    ) -> None:
         self._log = folder / f"{self.name}.log"
         self._secret_file = secret
         self._secret = ""
-        environ = {name: value for name, value in os.environ.items() if not name.startswith("APPLAUSE_")}
-        environ.pop("DATABASE_URL", None)
         with self._log.open("wb") as log:
             self._process = subprocess.Popen(
-                [sys.executable, "-P", *command],
+                command,
                 cwd=folder,
-                env=environ | _UNLIMITED,
+                env=own_environ() | _UNLIMITED | dict(environ or {}),
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=subprocess.STDOUT,
@@ -59,6 +76,10 @@ class Server:
     def pid(self) -> int:
         """The server's own process."""
         return self._process.pid
+
+    def spent(self, *, memory: bool = True) -> Spent:
+        """What it and its database have spent so far."""
+        return spent(self.pid, memory=memory)
 
     async def started(self) -> None:
         """Return when the server says that it is ready. Raises ServerFailed."""
@@ -81,17 +102,18 @@ class Server:
                 self._process.kill()
                 self._process.wait()
 
+    @property
+    def door(self) -> Door:
+        """What a load process has to know."""
+        return Door(self.address, self._secret)
+
     def token(self, subject: str, *roles: str) -> str:
         """A token of a user (digits) or a backend."""
-        if not self._secret:
-            return "none"
-        claims = {"sub": subject, "exp": int(time.time()) + TOKEN_TTL_S, "roles": list(roles)}
-        return jwt.encode(claims, self._secret, algorithm="HS256")
+        return self.door.token(subject, *roles)
 
     def auth(self, user_id: int, *, last_seq: int | None = None) -> bytes:
         """The JSON of a user's CONNECT."""
-        resume = "" if last_seq is None else f',"lastSeq":"{last_seq}"'
-        return f'{{"token":"{self.token(str(user_id))}"{resume}}}'.encode()
+        return self.door.auth(user_id, last_seq=last_seq)
 
 
 class Applause(Server):
@@ -99,15 +121,16 @@ class Applause(Server):
 
     name = "applause"
     is_durable = True
+    takes_bulk = True
 
     def __init__(self, folder: Path) -> None:
         self.data_dir = folder / "data"
-        command = ["-m", "gateway", "serve", "--port", "0", "--data-dir", str(self.data_dir)]
+        command = [*PYTHON, "-m", "gateway", "serve", "--port", "0", "--data-dir", str(self.data_dir)]
         super().__init__(command, folder, welcome=b'42["resumed"', secret=self.data_dir / "secret")
 
     async def audit(self) -> str:
         """What `applause audit` found, while the server runs; empty where there is no fault."""
-        command = [sys.executable, "-P", "-m", "gateway", "audit", "--data-dir", str(self.data_dir)]
+        command = [*PYTHON, "-m", "gateway", "audit", "--data-dir", str(self.data_dir)]
         done = await asyncio.to_thread(
             subprocess.run,
             command,
@@ -126,4 +149,30 @@ class Stock(Server):
     name = "stock"
 
     def __init__(self, folder: Path) -> None:
-        super().__init__(["-m", "loadtest.peers.stock"], folder, welcome=b"40{")
+        super().__init__([*PYTHON, "-m", "loadtest.peers.stock"], folder, welcome=b"40{")
+
+
+class Elsewhere(Server):
+    """A gateway that runs already, not ours to start or to stop, whose tokens are signed with a secret that we know.
+    What it spends is unknown; `pid` is 0."""
+
+    name = "applause"
+    is_durable = True
+    takes_bulk = True
+
+    def __init__(self, url: str, secret: str) -> None:
+        parts = urlsplit(url)
+        if parts.scheme != "http" or not parts.hostname:
+            raise ValueError(f"{url!r} is not like http://host:port")
+        self.address = Address(parts.hostname, parts.port or 80, b'42["resumed"')
+        self._secret = secret
+
+    @property
+    def pid(self) -> int:
+        return 0
+
+    async def started(self) -> None:
+        """It is."""
+
+    async def stop(self) -> None:
+        """It is not ours."""

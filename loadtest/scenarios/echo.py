@@ -6,83 +6,138 @@ import asyncio
 import time
 from typing import Final
 
-from loadtest.figures import Figure, latency
-from loadtest.machine import Meter
+import msgspec
+
+from loadtest.crew import Crew, Part, Share, Target, pace
+from loadtest.figures import Figure
+from loadtest.measure import PLAINLY, Conduct, Window, measured
 from loadtest.phone import Address, Phone, connect_all, hang_up, text_frame
 from loadtest.servers import Server
 
 IN_FLIGHT: Final = 4
 WARM_UP_S: Final = 0.5
 
-_FRAMES: Final = [
-    text_frame(b'42%d["topic:unsubscribe",{"topic":"live:nobody"}]' % number) for number in range(IN_FLIGHT)
-]
+_ASK: Final = b'42%d["topic:unsubscribe",{"topic":"live:nobody"}]'
+_FRAMES: Final = [text_frame(_ASK % number) for number in range(IN_FLIGHT)]
 _GOOD: Final = b'"ok":true'
 
 
-class Count:
-    """What all phones of a run share."""
+class EchoJob(msgspec.Struct, frozen=True, tag="echo", kw_only=True):
+    """`rate`: requests a second of all parts, open loop; None: IN_FLIGHT on each connection."""
 
-    def __init__(self) -> None:
-        self.acks = 0
-        self.faults = 0
-        self.waits: list[float] = []
-        self.stopped = False
+    connections: int
+    base: int = 0
+    rate: float | None = None
+
+    def part(self, target: Target, share: Share) -> Part:
+        """One process's phones."""
+        return EchoPart(self, target, share)
 
 
 class Echoer(Phone):
-    """Asks again as soon as it is answered, in each of its slots."""
+    """In a closed loop it asks again as soon as it is answered, in each of its slots."""
 
-    __slots__ = ("_asked_at", "_count")
+    __slots__ = ("_asked_at", "_next", "_part")
 
-    def __init__(self, address: Address, auth: bytes, count: Count) -> None:
+    def __init__(self, address: Address, auth: bytes, part: EchoPart) -> None:
         super().__init__(address, auth)
-        self._count = count
-        self._asked_at = [0.0] * IN_FLIGHT
+        self._part = part
+        self._asked_at: dict[int, float] = {}
+        self._next = 0
 
     def begin(self) -> None:
-        self._asked_at = [time.perf_counter()] * IN_FLIGHT
+        self._asked_at = dict.fromkeys(range(IN_FLIGHT), time.perf_counter())
+        self._part.count.sent += IN_FLIGHT
         self.say_now(b"".join(_FRAMES))
 
+    def ask(self, due: float) -> None:
+        """Ask once; the wait is counted from `due`."""
+        number, self._next = self._next, self._next + 1
+        self._asked_at[number] = due
+        self._part.count.sent += 1
+        self.say_now(text_frame(_ASK % number))
+
     def acked(self, ack_id: int, message: bytes) -> None:
-        count, now = self._count, time.perf_counter()
-        count.acks += 1
-        count.waits.append(now - self._asked_at[ack_id])
+        part, now = self._part, time.perf_counter()
+        count = part.count
+        count.done += 1
+        count.waits.record(now - self._asked_at.pop(ack_id))
         if _GOOD not in message:
-            count.faults += 1
-        if not count.stopped:
+            count.fault(message)
+        if part.is_closed_loop and not part.stopped:
+            count.sent += 1
             self._asked_at[ack_id] = now
             self.say(_FRAMES[ack_id])
 
     def lost(self) -> None:
-        if not self._count.stopped:
-            self._count.faults += 1
+        if not self._part.stopped:
+            self._part.count.fault("a connection was lost")
+
+    @property
+    def unanswered(self) -> list[float]:
+        """When what has no ack yet should have been sent."""
+        return list(self._asked_at.values())
 
 
-async def run_echo(server: Server, *, connections: int, seconds: float) -> Figure:
-    """Acks per second."""
-    count = Count()
-    phones = await connect_all(
-        server.address, lambda number: Echoer(server.address, server.auth(number + 1), count), connections
-    )
-    for phone in phones:
-        phone.begin()
-    await asyncio.sleep(WARM_UP_S)
-    meter, before, begun = Meter(server.pid), count.acks, time.perf_counter()
-    count.waits.clear()
-    await asyncio.sleep(seconds)
-    done, elapsed, usage = count.acks - before, time.perf_counter() - begun, meter.usage()
-    waits, count.stopped = count.waits, True
-    await hang_up(phones)
-    return Figure(
-        measure="echo",
-        server=server.name,
-        value=done / elapsed,
-        unit="acks/s",
-        samples=done,
-        latency_ms=latency(waits),
-        server_cores=usage.server,
-        database_cores=usage.database,
-        client_cores=usage.client,
-        faults=count.faults,
-    )
+class EchoPart(Part):
+    """Some of the phones."""
+
+    def __init__(self, job: EchoJob, target: Target, share: Share) -> None:
+        super().__init__()
+        self._job, self._target, self._share = job, target, share
+        self.is_closed_loop = job.rate is None
+        self.stopped = False
+        self._phones: list[Echoer] = []
+        self._pacing: asyncio.Task[None] | None = None
+        self._turn = 0
+
+    async def prepare(self) -> None:
+        people, target = self._share.of_people(self._job.connections), self._target
+        self._phones = await connect_all(
+            target.address,
+            lambda at: Echoer(target.address, target.auth(self._job.base + people[at] + 1), self),
+            len(people),
+        )
+
+    async def begin(self) -> None:
+        if self._job.rate is None:
+            for phone in self._phones:
+                phone.begin()
+        else:
+            rate = self._job.rate / self._share.of
+            self._pacing = asyncio.create_task(pace(rate, self._send_one, lambda: self.stopped))
+
+    async def stop(self) -> None:
+        self.stopped = True
+        if self._pacing is not None:
+            await self._pacing
+
+    async def end(self) -> None:
+        now = time.perf_counter()
+        for phone in self._phones:
+            for due in phone.unanswered:
+                self.count.waits.record(now - due)
+        self.count.faults += self.count.sent - self.count.done
+        await hang_up(self._phones)
+
+    def _send_one(self, due: float) -> bool:
+        self._phones[self._turn % len(self._phones)].ask(due)
+        self._turn += 1
+        return True
+
+
+async def run_echo(
+    server: Server,
+    *,
+    connections: int,
+    seconds: float,
+    conduct: Conduct = PLAINLY,
+    rate: float | None = None,
+    base: int = 0,
+) -> Figure:
+    """Acks per second; with a `rate`, the latency at that rate."""
+    job = EchoJob(connections=connections, base=base, rate=rate)
+    window = Window("echo" if rate is None else f"echo, {rate:,.0f}/s", "acks/s", seconds, WARM_UP_S)
+    async with Crew(server, job, processes=conduct.processes, door=server.door) as crew:
+        figure, _ = await measured(server, crew, window, conduct, is_complete=lambda count: count.done >= count.sent)
+    return figure

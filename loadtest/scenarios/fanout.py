@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import time
 import uuid
 from typing import Final
 
+import msgspec
+
 from loadtest.backend import Asked, Backend
-from loadtest.figures import Figure, latency
-from loadtest.machine import Meter
+from loadtest.crew import Count, Crew, Part, Share, Target
+from loadtest.figures import Figure
+from loadtest.measure import PLAINLY, Conduct, Window, measured
 from loadtest.phone import Address, Phone, connect_all, hang_up, text_frame
 from loadtest.servers import Server
 
@@ -22,29 +24,39 @@ _SUBSCRIBE: Final = text_frame(f'420["topic:subscribe",{{"topic":"{TOPIC}"}}]'.e
 _MARK: Final = b'42["notification",'
 
 
-class Room:
-    """What all listeners share. All hear the events of the topic in the same order, so the n-th of one is the n-th
-    of all, and counting is enough; one of them keeps the whole messages, to be checked."""
+class FanoutJob(msgspec.Struct, frozen=True, tag="fanout", kw_only=True):
+    """So many listeners of one topic. The first part publishes, and times its own share of them."""
 
-    def __init__(self, size: int, outstanding: int) -> None:
+    listeners: int
+    outstanding: int
+    base: int = 0
+
+    def part(self, target: Target, share: Share) -> Part:
+        """One process's listeners."""
+        return FanoutPart(self, target, share)
+
+
+class Room:
+    """What a part's listeners share. All hear the events of the topic in the same order, so the n-th of one is the
+    n-th of all, and counting is enough; one of them keeps the whole messages, to be checked."""
+
+    def __init__(self, size: int, outstanding: int, count: Count) -> None:
         self.size = size
-        self.deliveries = 0
-        self.faults = 0
+        self.count = count
         self.subscribed = 0
         self.missing: list[int] = []  # of each event: listeners that have not heard it yet
         self.free = asyncio.Semaphore(outstanding)
-        self.published_at: list[float] = []
-        self.waits: list[float] = []
+        self.published_at: list[float] = []  # empty where another part publishes
         self.kept: list[bytes] = []
 
     def hear(self, number: int) -> None:
         """One listener has heard its `number`-th event."""
-        self.deliveries += 1
+        self.count.done += 1
         if number == len(self.missing):
             self.missing.append(self.size)
         self.missing[number] -= 1
-        if not self.missing[number]:
-            self.waits.append(time.perf_counter() - self.published_at[number])
+        if not self.missing[number] and self.published_at:
+            self.count.waits.record(time.perf_counter() - self.published_at[number])
             self.free.release()
 
 
@@ -65,7 +77,7 @@ class Listener(Phone):
     def heard(self, message: bytes) -> None:
         room = self._room
         if message[:18] != _MARK:
-            room.faults += 1
+            room.count.fault(message)
             return
         if self._keeps:
             room.kept.append(message)
@@ -73,64 +85,66 @@ class Listener(Phone):
         self._heard += 1
 
 
-async def run_fanout(server: Server, *, listeners: int, outstanding: int, seconds: float) -> Figure:
-    """Deliveries per second, and how long an event takes to its last listener."""
-    room = Room(listeners, outstanding)
-    phones = await connect_all(
-        server.address,
-        lambda number: Listener(server.address, server.auth(number + 1), room, keeps=number == 0),
-        listeners,
-    )
-    for phone in phones:
-        phone.say_now(_SUBSCRIBE)
-    async with asyncio.timeout(SETTLE_S):
-        while room.subscribed < listeners:
-            await asyncio.sleep(0.02)
-    figure = await _measure(server, room, outstanding, seconds)
-    await hang_up(phones)
-    return figure
+class FanoutPart(Part):
+    """Some of the listeners; of the first part the publishers too."""
 
+    def __init__(self, job: FanoutJob, target: Target, share: Share) -> None:
+        super().__init__()
+        self._job, self._target, self._share = job, target, share
+        self._people = share.of_people(job.listeners)
+        self._room = Room(len(self._people), job.outstanding, self.count)
+        self._phones: list[Listener] = []
+        self._publishers: list[asyncio.Task[None]] = []
+        self._stopped = False
 
-async def _measure(server: Server, room: Room, outstanding: int, seconds: float) -> Figure:
-    token, run = server.token("loadtest", "service"), uuid.uuid4().hex[:8]
-    stop = asyncio.Event()
-    publishers = [asyncio.create_task(_publish(server, token, run, room, stop)) for _ in range(outstanding)]
-    await asyncio.sleep(WARM_UP_S)
-    meter, before, begun = Meter(server.pid), room.deliveries, time.perf_counter()
-    room.waits.clear()
-    await asyncio.sleep(seconds)
-    done, elapsed, usage = room.deliveries - before, time.perf_counter() - begun, meter.usage()
-    waits = list(room.waits)
-    stop.set()
-    with contextlib.suppress(TimeoutError):
+    async def prepare(self) -> None:
+        target, room, people, base = self._target, self._room, self._people, self._job.base
+        self._phones = await connect_all(
+            target.address,
+            lambda at: Listener(target.address, target.auth(base + people[at] + 1), room, keeps=at == 0),
+            len(people),
+        )
+        for phone in self._phones:
+            phone.say_now(_SUBSCRIBE)
         async with asyncio.timeout(SETTLE_S):
-            await asyncio.gather(*publishers)
-            while room.deliveries < len(room.published_at) * room.size:
+            while room.subscribed < room.size:
                 await asyncio.sleep(0.02)
-    for publisher in publishers:
-        publisher.cancel()
-    missing = len(room.published_at) * room.size - room.deliveries
-    repeated = len(room.kept) - len(set(room.kept))
-    return Figure(
-        measure=f"fanout, {outstanding} outstanding",
-        server=server.name,
-        value=done / elapsed,
-        unit="deliveries/s",
-        samples=done,
-        latency_ms=latency(waits),
-        server_cores=usage.server,
-        database_cores=usage.database,
-        client_cores=usage.client,
-        faults=room.faults + abs(missing) + repeated,
-        note=f"{room.size:,} listeners",
-    )
+
+    async def begin(self) -> None:
+        if self._share.number == 0:
+            token, run = self._target.token("loadtest", "service"), uuid.uuid4().hex[:8]
+            self._publishers = [asyncio.create_task(self._publish(token, run)) for _ in range(self._job.outstanding)]
+
+    async def stop(self) -> None:
+        self._stopped = True
+
+    async def end(self) -> None:
+        for publisher in self._publishers:
+            publisher.cancel()
+        await asyncio.gather(*self._publishers, return_exceptions=True)
+        self.count.faults += len(self._room.kept) - len(set(self._room.kept))  # heard twice
+        await hang_up(self._phones)
+
+    async def _publish(self, token: str, run: str) -> None:
+        room, address = self._room, self._target.address
+        async with Backend(address.host, address.port, token) as backend:
+            while await room.free.acquire() and not self._stopped:
+                number = len(room.published_at)
+                room.published_at.append(time.perf_counter())
+                self.count.sent += self._job.listeners
+                event = {"id": f"{run}-{number:08}", "type": "goal", "topic": TOPIC, "data": {"home": 2, "away": 1}}
+                await backend.ask(Asked("POST", "/v1/events", event))
 
 
-async def _publish(server: Server, token: str, run: str, room: Room, stop: asyncio.Event) -> None:
-    async with Backend(server.address.host, server.address.port, token) as backend:
-        while not stop.is_set():
-            await room.free.acquire()
-            number = len(room.published_at)
-            room.published_at.append(time.perf_counter())
-            event = {"id": f"{run}-{number:08}", "type": "goal", "topic": TOPIC, "data": {"home": 2, "away": 1}}
-            await backend.ask(Asked("POST", "/v1/events", event))
+async def run_fanout(
+    server: Server, *, listeners: int, outstanding: int, seconds: float, conduct: Conduct = PLAINLY, base: int = 0
+) -> Figure:
+    """Deliveries per second, and how long an event takes to its last listener."""
+    job = FanoutJob(listeners=listeners, outstanding=outstanding, base=base)
+    window = Window(f"fanout, {outstanding} outstanding", "deliveries/s", seconds, WARM_UP_S)
+    async with Crew(server, job, processes=conduct.processes, door=server.door) as crew:
+        figure, count = await measured(
+            server, crew, window, conduct, is_complete=lambda count: count.done >= count.sent
+        )
+    note = "; ".join(filter(None, (figure.note, f"{listeners:,} listeners")))
+    return msgspec.structs.replace(figure, faults=figure.faults + abs(count.sent - count.done), note=note)

@@ -15,12 +15,15 @@ import msgspec
 
 from handlers.directory.wire import PutUserRequest, PutVideoRequest
 from loadtest.backend import Asked, ask_all
-from loadtest.figures import Figure, latency
-from loadtest.machine import Meter
+from loadtest.crew import Checked, Count, Crew, Part, Share, Target, batches, pace
+from loadtest.figures import Figure
+from loadtest.measure import PLAINLY, Conduct, Window, measured
 from loadtest.phone import Address, Phone, connect_all, hang_up, text_frame
+from loadtest.promises import Kept, Reservoir, check_replays, check_totals, check_witnesses, sum_of_totals
 from loadtest.servers import Server
+from loadtest.witness import CHAIN, NO_GAP, Witness, answer_of, cents
 
-VIDEOS: Final = 1_000  # of each kind: more than a connection can like in a run
+VIDEOS: Final = 1_000  # of each kind: more than a connection can like in a short run
 CREATORS: Final = 50
 FIRST_CREATOR: Final = 1_000_001
 HOT_CREATOR: Final = 2_000_001
@@ -28,164 +31,248 @@ FOLLOWS: Final = 250  # enough to be paid as a viewer
 FOLLOWERS: Final = 5_000  # and as a creator
 
 WARM_UP_S: Final = 1.0
-TICK_S: Final = 0.001
-LAST_ACKS_S: Final = 10.0
+BULK: Final = 1_000
 
-_PAID: Final = b'"award":{'
+_PASSING: Final = frozenset({"rate_limited", "overloaded", "unavailable", "draining"})
 
 
-class Run:
-    """What all phones of a run share. `paces` is true where the phones don't ask again by themselves."""
+class LikesJob(msgspec.Struct, frozen=True, tag="likes", kw_only=True):
+    """`rate`: likes a second of all parts, open loop; None: one in flight on each connection."""
 
-    def __init__(self, kind: str, *, paces: bool, first_video: int) -> None:
-        self.kind = kind
-        self.paces = paces
-        self.first_video = first_video
-        self.name = uuid.uuid4().hex[:8]
-        self.sent = 0
-        self.acked = 0
-        self.faults = 0
-        self.first_fault = b""
-        self.waits: list[float] = []
-        self.next_video = first_video  # that no phone has liked, once the run is over
-        self.stopped = False
+    kind: str
+    connections: int
+    run: str
+    rate: float | None = None
+    base: int = 0
+    first_video: int = 0
+    videos: int = VIDEOS
+    patience_s: float = 0.0  # 0: nothing is checked
+
+    def part(self, target: Target, share: Share) -> Part:
+        """One process's likers."""
+        return LikesPart(self, target, share)
 
 
 class Liker(Phone):
     """One user's likes; their n-th is of another video each."""
 
-    __slots__ = ("_asked_at", "_next", "_run", "_user")
+    __slots__ = ("_asked_at", "_job", "_part", "_user", "next_video", "witness")
 
-    def __init__(self, address: Address, auth: bytes, run: Run, user: int) -> None:
+    def __init__(self, address: Address, auth: bytes, part: LikesPart, user: int) -> None:
         super().__init__(address, auth)
-        self._run = run
+        self._part = part
+        self._job = part.job
         self._user = user
-        self._next = run.first_video
         self._asked_at: dict[int, float] = {}
+        self.next_video = part.job.first_video
+        self.witness = Witness(part.job.base + user, part.order, part.chain) if part.job.patience_s else None
 
     def like(self, due: float) -> None:
         """Like the next video; the wait is counted from `due`, when it should have been sent."""
         self.say_now(self._frame(due))
 
     def acked(self, ack_id: int, message: bytes) -> None:
-        run, now = self._run, time.perf_counter()
-        run.acked += 1
-        run.waits.append(now - self._asked_at.pop(ack_id))
-        if _PAID not in message:
-            run.faults += 1
-            run.first_fault = run.first_fault or message
-        if not (run.paces or run.stopped or self.is_done):
+        part, now = self._part, time.perf_counter()
+        part.count.done += 1
+        part.count.waits.record(now - self._asked_at.pop(ack_id))
+        self._judge(ack_id, message)
+        if part.is_closed_loop and not (part.stopped or self.is_done):
             self.say(self._frame(now))
 
-    def lost(self) -> None:
-        if not self._run.stopped:
-            self._run.faults += 1
+    def welcomed(self, message: bytes) -> None:
+        if self.witness is not None:
+            self.witness.welcomed(message)
 
-    @property
-    def next_video(self) -> int:
-        """The number of the next like."""
-        return self._next
+    def heard(self, message: bytes) -> None:
+        if self.witness is not None and message.startswith(b'42["n'):
+            self.witness.told(message)
+
+    def lost(self) -> None:
+        if not self._part.stopped:
+            self._part.count.fault("a connection was lost")
 
     @property
     def is_done(self) -> bool:
         """Whether this user has liked all there is."""
-        return self._next >= VIDEOS
+        return self.next_video >= self._job.videos
+
+    @property
+    def unanswered(self) -> list[float]:
+        """When the likes should have been sent that have no ack yet."""
+        return list(self._asked_at.values())
+
+    def _judge(self, number: int, message: bytes) -> None:
+        part, answer = self._part, answer_of(message)
+        award = answer.data.award if answer.data is not None else None
+        if not answer.ok and answer.error is not None and answer.error.code in _PASSING:
+            part.count.refused += 1
+        elif award is None:
+            part.count.fault(message)
+        elif self.witness is not None:
+            self.witness.acked += cents(award.points)
+            if (place := part.kept.place()) is not None:
+                kept = Kept(self._job.base + self._user, "video:like", self._payload(number), cents(award.points))
+                part.kept.put(place, kept)
 
     def _frame(self, due: float) -> bytes:
-        number, self._next = self._next, self._next + 1
-        run = self._run
-        run.sent += 1
+        number, self.next_video = self.next_video, self.next_video + 1
+        self._part.count.sent += 1
         self._asked_at[number] = due
-        video = number if run.kind == "hot" else (number + self._user * 37) % VIDEOS
-        like = (
-            f'42{number}["video:like",{{"videoId":"{run.kind}-{video}","actionId":"{run.name}-{self._user}-{number}"}}]'
+        return text_frame(b'42%d["video:like",%b]' % (number, self._payload(number)))
+
+    def _payload(self, number: int) -> bytes:
+        job = self._job
+        video = number if job.kind == "hot" else (number + self._user * 37) % job.videos
+        name = video_id(job.kind, job.base, video)
+        return f'{{"videoId":"{name}","actionId":"{job.run}-{self._user}-{number}"}}'.encode()
+
+
+class LikesPart(Part):
+    """Some of the likers, and what they share."""
+
+    def __init__(self, job: LikesJob, target: Target, share: Share) -> None:
+        super().__init__()
+        self.job = job
+        self.is_closed_loop = job.rate is None
+        self.stopped = False
+        self.kept = Reservoir()
+        self.order, self.chain = Checked(4, NO_GAP), Checked(3, CHAIN)
+        self._target = target
+        self._share = share
+        self._phones: list[Liker] = []
+        self._pacing: asyncio.Task[None] | None = None
+        self._turn = 0
+
+    async def prepare(self) -> None:
+        people = self._share.of_people(self.job.connections)
+        target, base = self._target, self.job.base
+        self._phones = await connect_all(
+            target.address,
+            lambda at: Liker(target.address, target.auth(base + people[at] + 1), self, people[at] + 1),
+            len(people),
         )
-        return text_frame(like.encode())
+
+    async def begin(self) -> None:
+        if self.job.rate is None:
+            now = time.perf_counter()
+            for phone in self._phones:
+                phone.like(now)
+        else:
+            rate = self.job.rate / self._share.of
+            self._pacing = asyncio.create_task(pace(rate, self._send_one, lambda: self.stopped))
+
+    async def stop(self) -> None:
+        self.stopped = True
+        if self._pacing is not None:
+            await self._pacing
+
+    async def end(self) -> None:
+        now = time.perf_counter()
+        for phone in self._phones:
+            for due in phone.unanswered:
+                self.count.waits.record(now - due)
+        self.count.faults += self.count.sent - self.count.done
+        self.count.reach = max((phone.next_video for phone in self._phones), default=0)
+        self.count.note("ranOut", sum(phone.is_done for phone in self._phones))
+        if self.job.patience_s:
+            witnesses = {self.job.base + phone._user: phone.witness for phone in self._phones if phone.witness}
+            self.count.checked = [self.order, self.chain]
+            self.count.checked += await check_replays(self._target, self.kept.all)
+            self.count.checked += await check_witnesses(self._target, witnesses, self.job.patience_s)
+        await hang_up(self._phones)
+
+    def _send_one(self, due: float) -> bool:
+        phone = self._phones[self._turn % len(self._phones)]
+        self._turn += 1
+        if phone.is_done:
+            return False
+        phone.like(due)
+        return True
 
 
-async def seed_likes(server: Server, *, connections: int) -> None:
+def video_id(kind: str, base: int, number: int) -> str:
+    """Videos of another `base` are others, so a server can be loaded again."""
+    return f"{kind}-{base}-{number}" if base else f"{kind}-{number}"
+
+
+async def seed_likes(server: Server, *, connections: int, videos: int = VIDEOS, base: int = 0) -> None:
     """The users and videos of both kinds of run."""
-    users = dict.fromkeys(range(1, connections + 1), PutUserRequest(username="viewer", following_count=FOLLOWS))
-    creators = [FIRST_CREATOR + number for number in range(CREATORS)]
-    users |= dict.fromkeys([*creators, HOT_CREATOR], PutUserRequest(username="creator", followers_count=FOLLOWERS))
-    videos = {f"uniform-{number}": creators[number % CREATORS] for number in range(VIDEOS)}
-    videos |= {f"hot-{number}": HOT_CREATOR for number in range(VIDEOS)}
+    users = {
+        base + user: PutUserRequest(username="viewer", following_count=FOLLOWS) for user in range(1, connections + 1)
+    }
+    creators = [base + FIRST_CREATOR + number for number in range(CREATORS)]
+    hot = base + HOT_CREATOR
+    users |= dict.fromkeys([*creators, hot], PutUserRequest(username="creator", followers_count=FOLLOWERS))
+    owners = {video_id("uniform", base, number): creators[number % CREATORS] for number in range(videos)}
+    owners |= {video_id("hot", base, number): hot for number in range(videos)}
+    put = {video: PutVideoRequest(owner_id=owner, title="A video") for video, owner in owners.items()}
+    await seed(server, users, put)
+
+
+async def seed(server: Server, users: dict[int, PutUserRequest], videos: dict[str, PutVideoRequest]) -> None:
+    """Create these; in bulk where the server takes that."""
     token, host, port = server.token("loadtest", "service"), server.address.host, server.address.port
-    await ask_all(host, port, token, [Asked("PUT", f"/v1/users/{user}", _plain(put)) for user, put in users.items()])
-    put_videos = [
-        Asked("PUT", f"/v1/videos/{video}", _plain(PutVideoRequest(owner_id=owner, title="A video")))
-        for video, owner in videos.items()
-    ]
-    await ask_all(host, port, token, put_videos)
+    for kind, puts in (("users", users), ("videos", videos)):
+        rows: list[tuple[int | str, dict[str, Any]]] = [(key, msgspec.to_builtins(put)) for key, put in puts.items()]
+        if server.takes_bulk:
+            many = [[{"id": key, **row} for key, row in batch] for batch in batches(rows, BULK)]
+            requests = [Asked("POST", f"/v1/{kind}/bulk", {kind: each}) for each in many]
+        else:
+            requests = [Asked("PUT", f"/v1/{kind}/{key}", row) for key, row in rows]
+        await ask_all(host, port, token, requests)
 
 
-async def run_likes(server: Server, kind: str, *, connections: int, seconds: float) -> list[Figure]:
-    """Likes per second with one in flight on each connection, then the latency at half of that rate."""
-    closed = Run(kind, paces=False, first_video=0)
-    rate = await _measure(server, closed, connections=connections, seconds=seconds, rate=None)
-    open_run = Run(kind, paces=True, first_video=closed.next_video)
-    paced = await _measure(server, open_run, connections=connections, seconds=seconds, rate=rate.value / 2)
-    return [rate, paced]
-
-
-async def _measure(server: Server, run: Run, *, connections: int, seconds: float, rate: float | None) -> Figure:
-    phones = await connect_all(
-        server.address,
-        lambda number: Liker(server.address, server.auth(number + 1), run, number + 1),
-        connections,
+async def run_likes(
+    server: Server,
+    kind: str,
+    *,
+    connections: int,
+    seconds: float,
+    conduct: Conduct = PLAINLY,
+    rate: float | None = None,
+    videos: int = VIDEOS,
+    base: int = 0,
+) -> list[Figure]:
+    """Likes per second with one in flight on each connection, then the latency at half of that rate, open loop.
+    With a `rate`, that rate alone. What was checked goes to `conduct.found`."""
+    job = LikesJob(
+        kind=kind,
+        connections=connections,
+        run=_name(),
+        rate=rate,
+        base=base,
+        videos=videos,
+        patience_s=conduct.patience_s,
     )
-    meter = Meter(server.pid)
-    driver = asyncio.create_task(_drive(phones, run, rate))
-    await asyncio.sleep(WARM_UP_S)
-    meter.start()
-    begun, before = time.perf_counter(), run.acked
-    run.waits.clear()
-    await asyncio.sleep(seconds)
-    done, elapsed, usage = run.acked - before, time.perf_counter() - begun, meter.usage()
-    waits = list(run.waits)
-    run.stopped = True
-    await driver
-    await _last_acks(run)
-    run.next_video = max(phone.next_video for phone in phones)
-    await hang_up(phones)
-    return Figure(
-        measure=f"likes {run.kind}" + ("" if rate is None else ", half rate"),
-        server=server.name,
-        value=done / elapsed,
-        unit="likes/s",
-        samples=done,
-        latency_ms=latency(waits),
-        server_cores=usage.server,
-        database_cores=usage.database,
-        client_cores=usage.client,
-        faults=run.faults + run.sent - run.acked,
-        note=run.first_fault[:200].decode(errors="replace"),
-    )
+    if rate is not None:
+        figure, _ = await _measure(server, job, f"likes {kind}, {rate:,.0f}/s", seconds, conduct)
+        return [figure]
+    closed, count = await _measure(server, job, f"likes {kind}", seconds, conduct)
+    half = msgspec.structs.replace(job, run=_name(), rate=closed.value / 2, first_video=count.reach)
+    paced, _ = await _measure(server, half, f"likes {kind}, half rate", seconds, conduct)
+    return [closed, paced]
 
 
-async def _drive(phones: list[Liker], run: Run, rate: float | None) -> None:
-    """Set the phones off; with a rate, send at it whatever is answered when, until the run is stopped."""
-    begun = time.perf_counter()
-    if rate is None:
-        for phone in phones:
-            phone.like(begun)
-        return
-    while not run.stopped:
-        due = int((time.perf_counter() - begun) * rate)
-        while run.sent < due:
-            phone = phones[run.sent % len(phones)]
-            if phone.is_done:
-                return
-            phone.like(begun + run.sent / rate)
-        await asyncio.sleep(TICK_S)
+async def _measure(
+    server: Server, job: LikesJob, measure: str, seconds: float, conduct: Conduct
+) -> tuple[Figure, Count]:
+    every = [video_id(job.kind, job.base, number) for number in range(job.videos)]
+    before = await sum_of_totals(server, every) if conduct.patience_s else 0
+    window = Window(measure, "likes/s", seconds, WARM_UP_S)
+    async with Crew(server, job, processes=conduct.processes, door=server.door) as crew:
+        figure, count = await measured(
+            server, crew, window, conduct, is_complete=lambda count: count.done >= count.sent
+        )
+    if conduct.patience_s:
+        accepted = count.done - count.refused
+        count.checked.append(await check_totals(server, every, before + accepted, conduct.patience_s))
+        conduct.found(count.checked)
+    if count.more.get("ranOut"):
+        figure = msgspec.structs.replace(
+            figure, note="; ".join(filter(None, (figure.note, "phones ran out of videos")))
+        )
+    return figure, count
 
 
-async def _last_acks(run: Run) -> None:
-    deadline = time.perf_counter() + LAST_ACKS_S
-    while run.acked < run.sent and time.perf_counter() < deadline:
-        await asyncio.sleep(0.01)
-
-
-def _plain(request: msgspec.Struct) -> dict[str, Any]:
-    plain: dict[str, Any] = msgspec.to_builtins(request)
-    return plain
+def _name() -> str:
+    return uuid.uuid4().hex[:8]

@@ -1,38 +1,153 @@
-"""A short run of everything on real servers, and what the command makes of being used wrongly."""
+"""A short run of everything on real servers, on one that runs already, and in several processes."""
 
 from __future__ import annotations
 
+import asyncio
+import json
 import subprocess
 import sys
+from collections.abc import AsyncIterator
+from io import StringIO
 from pathlib import Path
 
 import pytest
 
 from loadtest.bench import SCENARIOS, Bench, Sizes
+from loadtest.crew import Crew, WorkerFailed
+from loadtest.figures import Figure
+from loadtest.phone import Address
+from loadtest.progress import Progress
+from loadtest.report import Report
+from loadtest.scenarios.echo import EchoJob
+from loadtest.scenarios.mixed import habits_of
+from loadtest.servers import Applause, Elsewhere
 
-SMALL = Sizes(seconds=0.5, rounds=1, connections=20, listeners=40, idle=200, connects=100)
+SMALL = Sizes(
+    seconds=0.5, rounds=1, connections=20, listeners=40, idle=200, connects=100, phones=30, events=5,
+    patience_s=30, videos=300,
+)  # fmt: skip
+SHARED = {"idle", "connects", "echo", "fanout, 4 outstanding", "fanout, 1 outstanding"}
+OURS = {
+    "likes uniform", "likes uniform, half rate", "likes hot", "likes hot, half rate",
+    "storm", "storm, bare connects", "mixed, 500/s",
+}  # fmt: skip
+
+
+@pytest.fixture
+async def running(tmp_path: Path) -> AsyncIterator[Applause]:
+    folder = tmp_path / "server"
+    folder.mkdir()
+    server = Applause(folder)
+    try:
+        await server.started()
+        yield server
+    finally:
+        await server.stop()
+
+
+def looked_at(report: Report, promise: int) -> int:
+    return sum(checked.count for checked in report.checked if checked.promise == promise)
+
+
+def figure_of(report: Report, measure: str) -> Figure:
+    (found,) = (figure for figure in report.figures if (figure.measure, figure.server) == (measure, "applause"))
+    return found
+
+
+@pytest.mark.timeout(240)
+async def test_a_short_run_measures_everything_and_finds_nothing_wrong(tmp_path: Path) -> None:
+    told = StringIO()
+    report = await Bench(SMALL, tmp_path, peer=True, progress=Progress(told)).run(list(SCENARIOS))
+    assert report.problems == []
+    measured = {(figure.measure, figure.server) for figure in report.figures}
+    assert {measure for measure, server in measured if server == "stock"} == SHARED
+    assert {measure for measure, server in measured if server == "applause"} == SHARED | OURS
+    assert all(figure.samples > 0 for figure in report.figures)
+    assert all(figure.value > 0 for figure in report.figures if figure.measure != "idle")
+    assert "audit" in told.getvalue()
+    for promise in (1, 2, 3, 4):
+        assert looked_at(report, promise) > 0, promise
+    for measure in ("echo", "likes hot", "mixed, 500/s"):
+        figure = figure_of(report, measure)
+        assert figure.histogram is not None
+        assert figure.histogram.count >= figure.samples
+        assert figure.series[-1].server_mib > 0
+        assert figure.server_cores > 0
+
+
+@pytest.mark.timeout(240)
+async def test_several_processes_add_up(running: Applause, tmp_path: Path) -> None:
+    """Also on a server that runs already, which is loaded again by people of its own."""
+    door = running.door
+    elsewhere = Elsewhere(f"http://{door.address.host}:{door.address.port}", door.secret)
+    sizes = Sizes(
+        seconds=1.0, rounds=1, connections=21, listeners=30, connects=100, phones=31, events=7, processes=2,
+        patience_s=30, rate=300.0, videos=100,
+    )  # fmt: skip
+    for scenarios in (["hot"], ["connects", "storm", "echo", "fanout", "hot", "mixed"]):
+        bench = Bench(sizes, tmp_path, peer=True, progress=Progress(StringIO()), elsewhere=elsewhere)
+        report = await bench.run(scenarios)
+        assert report.problems == []
+        hot = figure_of(report, "likes hot, 300/s")
+        assert hot.histogram is not None
+        assert hot.histogram.count >= hot.samples > 0
+        assert "ran out" not in hot.note
+    resumed = next(checked for checked in report.checked if "resumed" in checked.what)
+    assert resumed.count == 4 * 31  # both parts' phones: first, bare, storm, bare
+    assert figure_of(report, "connects").samples == 100
+    assert "reconnects" in figure_of(report, "mixed, 300/s").note
+    assert await running.audit() == ""
+
+
+def test_mixed_has_people_of_every_kind_and_nobody_who_flaps_and_is_slow() -> None:
+    habits = [habits_of(number) for number in range(140)]
+    assert sum(each.is_creator for each in habits) == 14
+    assert any(each.flaps for each in habits)
+    assert any(each.is_slow for each in habits)
+    assert not any(each.flaps and each.is_slow for each in habits)
+
+
+async def test_a_load_process_that_ends_too_early_is_an_error() -> None:
+    nowhere = Elsewhere("http://127.0.0.1:1", "a secret of at least thirty-two bytes")
+    assert nowhere.address == Address("127.0.0.1", 1, b'42["resumed"')
+    async with Crew(nowhere, EchoJob(connections=2), processes=2, door=nowhere.door) as crew:
+        with pytest.raises(WorkerFailed, match="prepare"):
+            await crew.do("prepare")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (["nonsense"], b"nonsense"),
+        (["likes", "--url", "http://127.0.0.1:1"], b"--token-secret"),
+        (["idle", "--url", "http://127.0.0.1:1", "--token-secret", "s"], b"idle"),
+        (["likes", "--url", "ftp://a", "--token-secret", "s"], b"http://host:port"),
+    ],
+)
+def test_it_says_how_it_was_used_wrongly(tmp_path: Path, arguments: list[str], told: bytes) -> None:
+    command = [sys.executable, "-P", "-m", "loadtest", *arguments]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, check=False)
+    assert done.returncode == 2, done.stderr
+    assert told in done.stderr
+
+
+def test_the_command_of_the_gateway_passes_it_on(tmp_path: Path) -> None:
+    command = [sys.executable, "-P", "-m", "gateway", "loadtest", "nonsense"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, check=False)
+    assert (done.returncode, b"nonsense" in done.stderr) == (2, True)
 
 
 @pytest.mark.timeout(120)
-async def test_a_short_run_measures_everything_and_finds_nothing_wrong(tmp_path: Path) -> None:
-    told: list[str] = []
-    report = await Bench(SMALL, tmp_path, peer=True, tell=told.append).run(list(SCENARIOS))
-    assert report.problems == []
-    measured = {(figure.measure, figure.server) for figure in report.figures}
-    shared = {"idle", "connects", "echo", "fanout, 4 outstanding", "fanout, 1 outstanding"}
-    assert {measure for measure, server in measured if server == "stock"} == shared
-    assert {measure for measure, server in measured if server == "applause"} == shared | {
-        "likes uniform", "likes uniform, half rate", "likes hot", "likes hot, half rate",
-    }  # fmt: skip
-    assert all(figure.samples > 0 for figure in report.figures)
-    assert all(figure.value > 0 for figure in report.figures if figure.measure != "idle")
-    assert any("audit" in line for line in told)
-
-
-def test_an_unknown_scenario_is_a_wrong_use(tmp_path: Path) -> None:
-    for command in (["-m", "loadtest"], ["-m", "gateway", "loadtest"]):
-        done = subprocess.run(
-            [sys.executable, "-P", *command, "nonsense"], cwd=tmp_path, capture_output=True, check=False
-        )
-        assert done.returncode == 2, done.stderr
-        assert b"nonsense" in done.stderr
+async def test_all_is_well_is_status_0_with_a_report_of_each_kind(running: Applause, tmp_path: Path) -> None:
+    door = running.door
+    page, data = tmp_path / "report.html", tmp_path / "report.json"
+    command = [
+        sys.executable, "-P", "-m", "loadtest", "likes", "--seconds", "0.5", "--connections", "5", "--rate", "100",
+        "--url", f"http://{door.address.host}:{door.address.port}", "--token-secret", door.secret,
+        "--html", str(page), "--json", str(data),
+    ]  # fmt: skip
+    done = await asyncio.to_thread(subprocess.run, command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "no promise broken" in done.stdout
+    assert json.loads(data.read_text())["problems"] == []
+    assert "No wrong answer, no promise broken" in page.read_text()

@@ -8,7 +8,8 @@ from typing import Any
 import msgspec
 import pytest
 
-from loadtest.figures import Figure, Latency, latency, middle, percentile
+from loadtest.figures import Figure, Latency, brief, middle, summary
+from loadtest.histogram import of
 from loadtest.report import Report, as_json, as_table, ratio
 
 
@@ -16,30 +17,19 @@ def figure(**given: Any) -> Figure:
     return Figure(**{"measure": "echo", "server": "applause", "value": 100.0, "unit": "acks/s", "samples": 1, **given})
 
 
+def test_a_summary_is_in_milliseconds() -> None:
+    found = summary(of([0.001] * 98 + [0.01, 0.2]))
+    assert found is not None
+    assert found.most == 200.0
+    assert (found.p50, found.p90, found.p99) == pytest.approx((1.0, 1.0, 10.0), rel=0.02)
+    assert found.p999 == 200.0
+
+
 @pytest.mark.parametrize(
-    ("values", "share", "expected"),
-    [
-        ([7.0], 0.5, 7.0),
-        ([7.0], 1.0, 7.0),
-        ([1.0, 2.0], 0.5, 1.0),
-        ([1.0, 2.0, 3.0], 0.5, 2.0),
-        ([float(number) for number in range(1, 101)], 0.99, 99.0),
-        ([float(number) for number in range(1, 102)], 0.99, 100.0),
-        ([float(number) for number in range(1, 11)], 0.01, 1.0),
-    ],
+    ("value", "told"), [(12345.6, "12,346"), (99.96, "100.0"), (7.0, "7"), (1.25, "1.2"), (0.256, "0.26"), (0.0, "0")]
 )
-def test_percentile_is_the_least_that_enough_do_not_exceed(values: list[float], share: float, expected: float) -> None:
-    assert percentile(values, share) == expected
-
-
-def test_percentile_of_nothing() -> None:
-    with pytest.raises(ValueError, match="nothing"):
-        percentile([], 0.5)
-
-
-def test_latency_is_in_milliseconds_and_sorts() -> None:
-    assert latency([0.003, 0.001, 0.002]) == Latency(2.0, 3.0, 3.0)
-    assert latency([]) is None
+def test_numbers_are_brief(value: float, told: str) -> None:
+    assert brief(value) == told
 
 
 def test_the_middle_round_keeps_everybodys_faults() -> None:
@@ -73,7 +63,7 @@ def test_the_table_puts_ours_against_its_peer() -> None:
         "echo applause 1,234 acks/s 12.3 × 2,468 24.7 × 1.5 2.5 0.50 0.00 0.00 target ≥ 15 ×"
     )
     assert "×" not in stock
-    assert rest[-1] == "no wrong answer, and the ledger is sound"
+    assert rest[-1] == "no wrong answer, no promise broken"
 
 
 def test_the_table_ends_with_what_is_wrong() -> None:
@@ -83,6 +73,6 @@ def test_the_table_ends_with_what_is_wrong() -> None:
 def test_the_json_holds_everything() -> None:
     written = json.loads(as_json(report("p")))
     assert written["problems"] == ["p"]
-    assert written["figures"][0]["latencyMs"] == {"p50": 1.5, "p99": 2.5, "most": 3.0}
+    assert written["figures"][0]["latencyMs"] == {"p50": 1.5, "p90": 0.0, "p99": 2.5, "p999": 0.0, "most": 3.0}
     assert written["figures"][1]["serverCores"] == 1.0
     assert msgspec.convert(written, Report) == report("p")
