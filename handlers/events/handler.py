@@ -13,7 +13,7 @@ from handlers.events.rows import events_for, id_of
 from handlers.events.wire import AcceptedAnswer, PublishAnswer, PublishRequest
 from storage import broadcasts, heads, inbox, ingested
 from storage.db import is_lock_timeout
-from storage.pool import transaction
+from storage.pool import session, transaction
 from storage.statement import Write, write_together
 
 if TYPE_CHECKING:
@@ -74,6 +74,18 @@ class EventsHandler:
             raise Refusal("unavailable", "The recipients are too busy.", retry_after_ms=1000) from None
 
     async def _take(self, event: Checked) -> PublishAnswer:
+        return await (self._take_for_topic(event) if event.topic is not None else self._take_for_users(event))
+
+    async def _take_for_topic(self, event: Checked) -> PublishAnswer:
+        """One statement, committed by itself: nothing else is stored."""
+        async with session(self._pool) as conn:
+            taken_at = await ingested.insert_event(conn, event.source, event.request.id, event.fingerprint)
+            if taken_at is None:
+                return PublishAnswer(*await _counts_of(conn, event))
+        self._tell(event, taken_at, [], [])
+        return PublishAnswer(0, 0)
+
+    async def _take_for_users(self, event: Checked) -> PublishAnswer:
         told: list[Delivered] = []
         answer_type = PublishAnswer
         async with transaction(self._pool) as conn:

@@ -17,7 +17,8 @@ from loadtest.witness import Answer, Witness, answer_of, cents
 
 BACK_OFF_S: Final = 0.3  # at most, before a lost connection is opened again
 AWAY_S: Final = (0.2, 2.0)  # how long a flapping phone is gone
-STAYS_S: Final = 3.0  # how long it stays, on average
+FIRST_STAYS_S: Final = 1.0  # how long it stays at first, at most, so that a short run sees it go
+STAYS_S: Final = 3.0  # how long it stays later, on average
 READS_S: Final = 2.0  # how long a slow reader reads, on average
 STALLS_S: Final = (0.5, 3.0)  # and how long not
 REMEMBERED: Final = 8  # answered actions that a person may send again
@@ -92,6 +93,7 @@ class Person:
         self._line: _Line | None = None
         self._waiting: dict[int, Action] = {}
         self._number = 0
+        self._has_left = False
         self._leaves_no_more = False
 
     @property
@@ -178,7 +180,9 @@ class Person:
         """Return when the connection has ended, by us or by the server."""
         habits = self.habits
         if habits.flaps and not self._leaves_no_more:
-            await asyncio.wait([line.gone], timeout=random.expovariate(1 / STAYS_S))
+            stays_s = random.expovariate(1 / STAYS_S) if self._has_left else random.uniform(0, FIRST_STAYS_S)
+            await asyncio.wait([line.gone], timeout=stays_s)
+            self._has_left = True
             line.transport.abort()
         while habits.is_slow and not (self._leaves_no_more or line.gone.done()):
             await asyncio.wait([line.gone], timeout=random.expovariate(1 / READS_S))
