@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from tests.support.clients import HANDSHAKE, masked
+from tests.support.network import Network
 from tests.support.stage import VIEWER, Stage, action_id
 
 
@@ -157,7 +158,7 @@ async def test_the_official_client_follows_through_cuts_of_its_transport(stage: 
     creator = await stage.person()
     videos = await asyncio.gather(*(stage.video(creator) for _ in range(12)))
     acting = await stage.phone(viewer)
-    async with Tunnel(stage.server.port) as tunnel:
+    async with Network(stage.server.port) as tunnel:
         phone = await stage.js_caller(viewer)
         await phone.connect(tunnel.url, {"token": stage.server.token(viewer)}, follow=True)
         await phone.hear("resumed")
@@ -172,51 +173,6 @@ async def test_the_official_client_follows_through_cuts_of_its_transport(stage: 
         assert len(phone.of("welcome")) == 4
         assert set(phone.of("disconnect")) <= {"transport close", "transport error"}
         await phone.close()
-
-
-class Tunnel:
-    """A TCP relay to the server whose connections a test can cut, as a train does in its own."""
-
-    def __init__(self, port: int) -> None:
-        self._port = port
-        self._writers: set[asyncio.StreamWriter] = set()
-        self._server: asyncio.Server | None = None
-
-    async def __aenter__(self) -> Tunnel:
-        self._server = await asyncio.start_server(self._relay, "127.0.0.1", 0)
-        return self
-
-    async def __aexit__(self, *_: object) -> None:
-        assert self._server is not None
-        self._server.close()
-        self.cut()
-
-    @property
-    def url(self) -> str:
-        assert self._server is not None
-        return f"http://127.0.0.1:{self._server.sockets[0].getsockname()[1]}"
-
-    def cut(self) -> None:
-        """Break all connections as they are."""
-        for writer in self._writers:
-            writer.transport.abort()
-        self._writers.clear()
-
-    async def _relay(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        inner_reader, inner_writer = await asyncio.open_connection("127.0.0.1", self._port)
-        self._writers |= {writer, inner_writer}
-        await asyncio.gather(_copy(reader, inner_writer), _copy(inner_reader, writer))
-
-
-async def _copy(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-    try:
-        while data := await reader.read(65536):
-            writer.write(data)
-            await writer.drain()
-    except ConnectionError:
-        pass
-    finally:
-        writer.close()
 
 
 async def _fill_inbox(stage: Stage, user: int, count: int, *, padding: int = 0) -> None:

@@ -5,12 +5,13 @@ from __future__ import annotations
 import asyncio
 import itertools
 import json
+from collections.abc import Awaitable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import msgspec
 
 from gateway.routes import ENGAGEMENT, PROFILE, UPLOADS
-from handlers.deed import Deed, DeedHandler, Delivered, fingerprint
+from handlers.deed import BatchResult, Deed, DeedHandler, Delivered, fingerprint
 from handlers.errors import Refusal
 from handlers.inbox.envelope import render
 from storage import heads
@@ -36,6 +37,28 @@ def deed(user_id: int, event: str, *, action_id: str = "", **fields: Any) -> Dee
     )
 
 
+async def run_batch(
+    conn: Connection,
+    handler: DeedHandler,
+    deeds: Sequence[Deed],
+    *,
+    skip_locked: bool = False,
+    meanwhile: Awaitable[Any] | None = None,
+) -> BatchResult:
+    """One batch as the lane runs it, in one transaction; each deed has its answer, in order.
+
+    `meanwhile` is awaited between resolving and locking, when others can still come first.
+    """
+    concern = await handler.resolve(conn, deeds)
+    if meanwhile is not None:
+        await meanwhile
+    async with conn.transaction():
+        locked = await heads.lock(conn, concern.user_ids, skip_locked=skip_locked)
+        result = await handler.run(conn, deeds, concern, locked)
+    assert [answer.deed for answer in result.answers] == list(deeds)
+    return result
+
+
 class Runs:
     """Runs batches of one domain, one transaction each."""
 
@@ -45,19 +68,10 @@ class Runs:
         self.events: list[Delivered] = []
 
     async def run(self, *deeds: Deed, skip_locked: bool = False, meanwhile: Any = None) -> list[Any]:
-        """The answers in the order of the deeds: whole acks, refusals' codes, or None for the next batch.
-
-        `meanwhile` is awaited between resolving and locking, when others can still come first.
-        """
-        concern = await self._handler.resolve(self._conn, deeds)
-        if meanwhile is not None:
-            await meanwhile
-        async with self._conn.transaction():
-            locked = await heads.lock(self._conn, concern.user_ids, skip_locked=skip_locked)
-            result = await self._handler.run(self._conn, deeds, concern, locked)
+        """The answers in the order of the deeds: whole acks, refusals' codes, or None for the next batch."""
+        result = await run_batch(self._conn, self._handler, deeds, skip_locked=skip_locked, meanwhile=meanwhile)
         self.events += result.events
-        assert [answer.deed for answer in result.answers] == list(deeds)
-        return [_readable(answer.outcome) for answer in result.answers]
+        return [readable(answer.outcome) for answer in result.answers]
 
     async def data(self, *deeds: Deed) -> list[Any]:
         """`run`, which must succeed: the data of each ack."""
@@ -70,7 +84,8 @@ class Runs:
         return [json.loads(render(event.row)) for event in self.events if event.user_id == user_id]
 
 
-def _readable(outcome: bytes | Refusal | None) -> Any:
+def readable(outcome: bytes | Refusal | None) -> Any:
+    """The ack, the refusal's code, or None for the next batch."""
     if isinstance(outcome, Refusal):
         return outcome.code
     return None if outcome is None else json.loads(outcome)

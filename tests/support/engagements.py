@@ -14,10 +14,10 @@ from handlers.awards import Award, Awards
 from handlers.deed import Deed, Delivered, fingerprint
 from handlers.engagement.handler import EngagementHandler
 from handlers.engagement.wire import CommentRequest, LikeRequest, ShareRequest, UnlikeRequest, ViewRequest
-from handlers.errors import Refusal
-from storage import heads, requests, users, videos
+from storage import requests, users, videos
 from storage.awards import list_awards
 from storage.users import UserChange
+from tests.support.deeds import readable, run_batch
 
 if TYPE_CHECKING:
     from asyncpg import Connection
@@ -110,32 +110,17 @@ class Batches:
         self.events: list[Delivered] = []
 
     async def run(self, *batch: Asked, skip_locked: bool = False, meanwhile: Any = None) -> list[Any]:
-        """The answers in the order of the deeds: acks, refusals' codes, or None for the next batch.
-
-        `meanwhile` is awaited between resolving and locking, when others can still come first.
-        """
+        """The answers in the order of the deeds: acks, refusals' codes, or None for the next batch."""
         deeds = [each.deed for each in batch]
-        concern = await self._handler.resolve(self._conn, deeds)
-        if meanwhile is not None:
-            await meanwhile
-        async with self._conn.transaction():
-            locked = await heads.lock(self._conn, concern.user_ids, skip_locked=skip_locked)
-            result = await self._handler.run(self._conn, deeds, concern, locked)
+        result = await run_batch(self._conn, self._handler, deeds, skip_locked=skip_locked, meanwhile=meanwhile)
         self.events += result.events
-        assert [answer.deed for answer in result.answers] == deeds
-        return [_readable(answer.outcome) for answer in result.answers]
+        return [readable(answer.outcome) for answer in result.answers]
 
     async def data(self, *batch: Asked) -> list[Any]:
         """`run`, which must succeed: the data of each ack."""
         answers = await self.run(*batch)
         assert all(answer["ok"] for answer in answers), answers
         return [answer["data"] for answer in answers]
-
-
-def _readable(outcome: bytes | Refusal | None) -> Any:
-    if isinstance(outcome, Refusal):
-        return outcome.code
-    return None if outcome is None else json.loads(outcome)
 
 
 async def balances(conn: Connection) -> dict[int, int]:

@@ -88,6 +88,7 @@ class Network:
         if fate in ("pass", "late"):
             if not self.dark:
                 writer.write(frame)
+                await writer.drain()
             return
         self.lost.append(payload)
         if fate == "cut":

@@ -13,9 +13,10 @@ from handlers.deed import Deed, Delivered, fingerprint
 from handlers.errors import Refusal
 from handlers.wallet.spending import SpendingHandler
 from handlers.wallet.wire import BoostRequest, CorrectionRequest, DeductionRequest, GiftRequest, PurchaseRequest
-from storage import heads, items, requests, users, videos
+from storage import items, requests, users, videos
 from storage.items import StoredItem
 from storage.users import UserChange
+from tests.support.deeds import run_batch
 
 if TYPE_CHECKING:
     from asyncpg import Connection
@@ -114,19 +115,10 @@ class Spends:
         self.events: list[Delivered] = []
 
     async def run(self, *batch: Asked, skip_locked: bool = False, meanwhile: Any = None) -> list[Any]:
-        """The answers in the order of the deeds: acks, Refusals that left no trace, or None for the next batch.
-
-        `meanwhile` is awaited between resolving and locking, when others can still come first.
-        """
+        """The answers in the order of the deeds: acks, Refusals that left no trace, or None for the next batch."""
         deeds = [each.deed for each in batch]
-        concern = await self._handler.resolve(self._conn, deeds)
-        if meanwhile is not None:
-            await meanwhile
-        async with self._conn.transaction():
-            locked = await heads.lock(self._conn, concern.user_ids, skip_locked=skip_locked)
-            result = await self._handler.run(self._conn, deeds, concern, locked)
+        result = await run_batch(self._conn, self._handler, deeds, skip_locked=skip_locked, meanwhile=meanwhile)
         self.events += result.events
-        assert [answer.deed for answer in result.answers] == deeds
         return [
             answer.outcome if isinstance(answer.outcome, Refusal | None) else json.loads(answer.outcome)
             for answer in result.answers
