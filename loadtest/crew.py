@@ -12,7 +12,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from typing import Any, Final, Protocol
+from typing import Any, Final, Generic, Protocol, TypeVar
 
 import jwt
 import msgspec
@@ -156,6 +156,58 @@ class Part:
 
     async def end(self) -> None:
         """Check what is to be checked, and hang up."""
+
+
+class Asker(Protocol):
+    """A phone that asks and is answered."""
+
+    def begin(self) -> None:
+        """Ask for the first time; then again whenever it is answered."""
+        ...
+
+    @property
+    def unanswered(self) -> list[float]:
+        """When what has no answer yet should have been sent."""
+        ...
+
+
+P = TypeVar("P", bound=Asker)
+
+
+class Asking(Part, Generic[P]):
+    """A part whose phones ask as fast as they are answered, or all together at a rate: then `send_one` is theirs."""
+
+    def __init__(self, rate: float | None, share: Share) -> None:
+        super().__init__()
+        self.is_closed_loop = rate is None
+        self.stopped = False
+        self.phones: list[P] = []
+        self._rate = None if rate is None else rate / share.of
+        self._pacing: asyncio.Task[None] | None = None
+
+    def send_one(self, due: float) -> bool:
+        """Let one phone ask what was due then; False where nobody has anything left."""
+        raise NotImplementedError
+
+    async def begin(self) -> None:
+        if self._rate is not None:
+            self._pacing = asyncio.create_task(pace(self._rate, self.send_one, lambda: self.stopped))
+            return
+        for phone in self.phones:
+            phone.begin()
+
+    async def stop(self) -> None:
+        self.stopped = True
+        if self._pacing is not None:
+            await self._pacing
+
+    def count_unanswered(self) -> None:
+        """What never had an answer was a long wait, and a fault."""
+        now = time.perf_counter()
+        for phone in self.phones:
+            for due in phone.unanswered:
+                self.count.waits.record(now - due)
+        self.count.faults += self.count.sent - self.count.done
 
 
 class Job(Protocol):

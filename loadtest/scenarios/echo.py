@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import asyncio
 import time
 from typing import Final
 
 import msgspec
 
-from loadtest.crew import Crew, Part, Share, Target, pace
+from loadtest.crew import Asking, Crew, Part, Share, Target
 from loadtest.figures import Figure
 from loadtest.measure import PLAINLY, Conduct, Window, measured
 from loadtest.phone import Address, Phone, connect_all, hang_up, text_frame
@@ -79,49 +78,28 @@ class Echoer(Phone):
         return list(self._asked_at.values())
 
 
-class EchoPart(Part):
+class EchoPart(Asking[Echoer]):
     """Some of the phones."""
 
     def __init__(self, job: EchoJob, target: Target, share: Share) -> None:
-        super().__init__()
+        super().__init__(job.rate, share)
         self._job, self._target, self._share = job, target, share
-        self.is_closed_loop = job.rate is None
-        self.stopped = False
-        self._phones: list[Echoer] = []
-        self._pacing: asyncio.Task[None] | None = None
         self._turn = 0
 
     async def prepare(self) -> None:
         people, target = self._share.of_people(self._job.connections), self._target
-        self._phones = await connect_all(
+        self.phones = await connect_all(
             target.address,
             lambda at: Echoer(target.address, target.auth(self._job.base + people[at] + 1), self),
             len(people),
         )
 
-    async def begin(self) -> None:
-        if self._job.rate is None:
-            for phone in self._phones:
-                phone.begin()
-        else:
-            rate = self._job.rate / self._share.of
-            self._pacing = asyncio.create_task(pace(rate, self._send_one, lambda: self.stopped))
-
-    async def stop(self) -> None:
-        self.stopped = True
-        if self._pacing is not None:
-            await self._pacing
-
     async def end(self) -> None:
-        now = time.perf_counter()
-        for phone in self._phones:
-            for due in phone.unanswered:
-                self.count.waits.record(now - due)
-        self.count.faults += self.count.sent - self.count.done
-        await hang_up(self._phones)
+        self.count_unanswered()
+        await hang_up(self.phones)
 
-    def _send_one(self, due: float) -> bool:
-        self._phones[self._turn % len(self._phones)].ask(due)
+    def send_one(self, due: float) -> bool:
+        self.phones[self._turn % len(self.phones)].ask(due)
         self._turn += 1
         return True
 

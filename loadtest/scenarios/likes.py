@@ -6,7 +6,6 @@ other and all the same one at about the same time, since a user is paid for a vi
 
 from __future__ import annotations
 
-import asyncio
 import time
 import uuid
 from typing import Any, Final
@@ -15,7 +14,7 @@ import msgspec
 
 from handlers.directory.wire import PutUserRequest, PutVideoRequest
 from loadtest.backend import Asked, ask_all
-from loadtest.crew import Checked, Count, Crew, Part, Share, Target, batches, pace
+from loadtest.crew import Asking, Checked, Count, Crew, Part, Share, Target, batches
 from loadtest.figures import Figure
 from loadtest.measure import PLAINLY, Conduct, Window, measured
 from loadtest.phone import Address, Phone, connect_all, hang_up, text_frame
@@ -66,6 +65,9 @@ class Liker(Phone):
         self._asked_at: dict[int, float] = {}
         self.next_video = part.job.first_video
         self.witness = Witness(part.job.base + user, part.order, part.chain) if part.job.patience_s else None
+
+    def begin(self) -> None:
+        self.like(time.perf_counter())
 
     def like(self, due: float) -> None:
         """Like the next video; the wait is counted from `due`, when it should have been sent."""
@@ -127,62 +129,40 @@ class Liker(Phone):
         return f'{{"videoId":"{name}","actionId":"{job.run}-{self._user}-{number}"}}'.encode()
 
 
-class LikesPart(Part):
+class LikesPart(Asking[Liker]):
     """Some of the likers, and what they share."""
 
     def __init__(self, job: LikesJob, target: Target, share: Share) -> None:
-        super().__init__()
+        super().__init__(job.rate, share)
         self.job = job
-        self.is_closed_loop = job.rate is None
-        self.stopped = False
         self.kept = Reservoir()
         self.order, self.chain = Checked(4, NO_GAP), Checked(3, CHAIN)
         self._target = target
         self._share = share
-        self._phones: list[Liker] = []
-        self._pacing: asyncio.Task[None] | None = None
         self._turn = 0
 
     async def prepare(self) -> None:
         people = self._share.of_people(self.job.connections)
         target, base = self._target, self.job.base
-        self._phones = await connect_all(
+        self.phones = await connect_all(
             target.address,
             lambda at: Liker(target.address, target.auth(base + people[at] + 1), self, people[at] + 1),
             len(people),
         )
 
-    async def begin(self) -> None:
-        if self.job.rate is None:
-            now = time.perf_counter()
-            for phone in self._phones:
-                phone.like(now)
-        else:
-            rate = self.job.rate / self._share.of
-            self._pacing = asyncio.create_task(pace(rate, self._send_one, lambda: self.stopped))
-
-    async def stop(self) -> None:
-        self.stopped = True
-        if self._pacing is not None:
-            await self._pacing
-
     async def end(self) -> None:
-        now = time.perf_counter()
-        for phone in self._phones:
-            for due in phone.unanswered:
-                self.count.waits.record(now - due)
-        self.count.faults += self.count.sent - self.count.done
-        self.count.reach = max((phone.next_video for phone in self._phones), default=0)
-        self.count.note("ranOut", sum(phone.is_done for phone in self._phones))
+        self.count_unanswered()
+        self.count.reach = max((phone.next_video for phone in self.phones), default=0)
+        self.count.note("ranOut", sum(phone.is_done for phone in self.phones))
         if self.job.patience_s:
-            witnesses = {self.job.base + phone._user: phone.witness for phone in self._phones if phone.witness}
+            witnesses = {self.job.base + phone._user: phone.witness for phone in self.phones if phone.witness}
             self.count.checked = [self.order, self.chain]
             self.count.checked += await check_replays(self._target, self.kept.all)
             self.count.checked += await check_witnesses(self._target, witnesses, self.job.patience_s)
-        await hang_up(self._phones)
+        await hang_up(self.phones)
 
-    def _send_one(self, due: float) -> bool:
-        phone = self._phones[self._turn % len(self._phones)]
+    def send_one(self, due: float) -> bool:
+        phone = self.phones[self._turn % len(self.phones)]
         self._turn += 1
         if phone.is_done:
             return False
