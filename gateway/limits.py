@@ -47,33 +47,3 @@ class TokenBuckets(Generic[K]):
         """Sweep at twice what was left last time, so that each take pays for a constant part of it."""
         self._full_at = {key: full_at for key, full_at in self._full_at.items() if full_at > now}
         self._sweep_at = max(_SWEEP_FROM, 2 * len(self._full_at))
-
-
-class Seats(Generic[K]):
-    """At most `limit` at a time for each key, such as connections of a user or an address; 0 is without limit."""
-
-    def __init__(self, limit: int) -> None:
-        self._limit = limit
-        self._taken: dict[K, int] = {}
-
-    def __len__(self) -> int:
-        return len(self._taken)
-
-    def is_full(self, key: K) -> bool:
-        """True where `take` would refuse."""
-        return 0 < self._limit <= self._taken.get(key, 0)
-
-    def take(self, key: K) -> bool:
-        """Take a seat; False, and none is taken, where all are. Every True is given back by `free`."""
-        if self.is_full(key):
-            return False
-        self._taken[key] = self._taken.get(key, 0) + 1
-        return True
-
-    def free(self, key: K) -> None:
-        """Give back one seat that was taken."""
-        left = self._taken[key] - 1
-        if left:
-            self._taken[key] = left
-        else:
-            del self._taken[key]

@@ -8,13 +8,6 @@ from typing import TYPE_CHECKING, NamedTuple
 if TYPE_CHECKING:
     from asyncpg import Connection
 
-LIST = "SELECT DISTINCT ON (action) action, points, threshold, daily_cap FROM awards ORDER BY action, version DESC"
-
-
-async def list_awards(conn: Connection) -> list[tuple[str, int, int, int | None]]:
-    """(action, minor units, threshold, daily cap) of every award that holds now."""
-    return [(row[0], row[1], row[2], row[3]) for row in await conn.fetch(LIST)]
-
 
 class AwardVersion(NamedTuple):
     """One version of an award; `changed_by` None: as the program came."""

@@ -73,16 +73,6 @@ async def update_video(conn: Connection, video_id: str, owner_id: int | None, ti
     await conn.execute(UPDATE_VIDEO, video_id, owner_id, title)
 
 
-async def upsert_video(conn: Connection, video_id: str, owner_id: int | None, title: str | None) -> None:
-    """Create or change one video, as `insert_video` and `update_video` do. With either missing none is created.
-
-    Call it in a transaction.
-    """
-    if owner_id is not None and title is not None:
-        await insert_video(conn, video_id, owner_id, title)
-    await update_video(conn, video_id, owner_id, title)
-
-
 MARK_DELETED = """
 UPDATE videos SET deleted_at = clock_timestamp() WHERE id = $1 AND deleted_at IS NULL RETURNING id
 """

@@ -229,11 +229,6 @@ def pong_frame(payload: bytes) -> bytes:
     return bytes((_FIN | _PONG, len(payload))) + payload
 
 
-def ping_frame(payload: bytes = b"") -> bytes:
-    """A ping of the WebSocket layer (at most 125 bytes of payload)."""
-    return bytes((_FIN | _PING, len(payload))) + payload
-
-
 def close_frame(code: int | None) -> bytes:
     """A close frame; without a code it is empty, the right answer to an empty one."""
     return b"\x88\x00" if code is None else b"\x88\x02" + code.to_bytes(2, "big")

@@ -79,11 +79,6 @@ class DirectoryHandler:
                 self._refuse_stranger(caller)
                 await users.insert_unknown_users(conn, [caller.user_id], [username])
 
-    async def is_suspended(self, user_id: int) -> bool:
-        """True where the user exists and may do nothing."""
-        async with session(self._pool) as conn:
-            return await users.fetch_status(conn, user_id) == "suspended"
-
     async def put_video(self, video_id: str, request: PutVideoRequest) -> VideoView:
         """Create or change a video and return it with its totals."""
         owner_id, title = given(request.owner_id), given(request.title)

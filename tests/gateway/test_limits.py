@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from fractions import Fraction
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.limits import Seats, TokenBuckets
+from gateway.limits import TokenBuckets
 
 STEP_S = Fraction(1, 8)  # moments and costs are exact in binary, so that the model may be exact too
 
@@ -78,18 +77,3 @@ def test_the_active_are_not_forgotten() -> None:
     for user in range(5000):
         assert buckets.take(user, 0.0, 2) == 0.0
     assert all(buckets.take(user, 0.0) > 0 for user in range(5000))
-
-
-@given(limit=st.integers(0, 3), calls=st.lists(st.tuples(st.booleans(), st.integers(0, 2)), max_size=60))
-def test_seats_are_as_a_counter(limit: int, calls: list[tuple[bool, int]]) -> None:
-    seats, taken = Seats[int](limit), Counter[int]()
-    for wants_in, key in calls:
-        if wants_in:
-            expected = limit == 0 or taken[key] < limit
-            assert seats.is_full(key) is not expected
-            assert seats.take(key) is expected
-            taken[key] += expected
-        elif taken[key]:
-            seats.free(key)
-            taken[key] -= 1
-        assert len(seats) == sum(1 for count in taken.values() if count)

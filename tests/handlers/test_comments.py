@@ -25,6 +25,7 @@ from storage.videos import fetch_video
 from tests.support.clock import at, have_clock
 from tests.support.deeds import Runs, deed
 from tests.support.engagements import CREATOR, FAN, OTHER_CREATOR, STRANGER, awards_of, balances, let_pass, seed
+from tests.support.videos import upsert_video
 
 NIGHT: Final = datetime(2026, 3, 2, 23, 59, 59, tzinfo=UTC)
 
@@ -216,18 +217,18 @@ async def test_a_video_that_changes_hands_meanwhile_waits_for_the_next_batch(
 ) -> None:
     await runs.data(comment(FAN, "first"))
     waits = comment(FAN + 1, "second")
-    assert await runs.run(waits, meanwhile=videos.upsert_video(conn, "a", OTHER_CREATOR, None)) == [None]
+    assert await runs.run(waits, meanwhile=upsert_video(conn, "a", OTHER_CREATOR, None)) == [None]
     await runs.data(waits)
     assert [event["data"]["text"] for event in runs.told(OTHER_CREATOR)] == ["second"]
 
 
 async def test_who_was_paid_and_owns_the_video_now_is_paid_no_more(runs: Runs, conn: asyncpg.Connection) -> None:
     await runs.data(comment(FAN, video="c"))
-    await videos.upsert_video(conn, "c", FAN, None)
+    await upsert_video(conn, "c", FAN, None)
     [data] = await runs.data(comment(FAN, video="c"))
     assert data["reason"] == "own_video"
     assert await audit(conn) == []
-    await videos.upsert_video(conn, "c", CREATOR, None)
+    await upsert_video(conn, "c", CREATOR, None)
     [data] = await runs.data(comment(FAN, video="c"))
     assert data["award"] == {"points": 2, "newBalance": 4}
 
@@ -248,9 +249,9 @@ async def test_on_a_deleted_video_nobody_acts_and_what_waits_is_settled(runs: Ru
     assert len(await Settler().settle(conn)) == 2
     assert await balances(conn) == {CREATOR: 300, FAN: 100, FAN + 1: 100, FAN + 2: 100}
 
-    await videos.upsert_video(conn, "a", None, "Only a title")
+    await upsert_video(conn, "a", None, "Only a title")
     assert await fetch_video(conn, "a") is None
-    await videos.upsert_video(conn, "a", CREATOR, "Back")
+    await upsert_video(conn, "a", CREATOR, "Back")
     [data] = await runs.data(deed(FAN, "video:like", videoId="a"))
     assert (data["already"], data["reason"], data["total"]) == (True, "already_paid", 3)
 

@@ -11,7 +11,7 @@ import pytest
 
 from handlers.engagement.settler import Settler
 from handlers.inbox.envelope import render
-from storage import db, heads, videos
+from storage import db, heads
 from storage.audit import audit
 from tests.support.engagements import (
     CREATOR,
@@ -26,6 +26,7 @@ from tests.support.engagements import (
     of_user,
     seed,
 )
+from tests.support.videos import upsert_video
 
 
 @pytest.fixture
@@ -143,7 +144,7 @@ async def test_a_key_is_free_again_after_seven_days(batches: Batches, conn: asyn
 
 async def test_a_refusal_leaves_no_trace(batches: Batches, conn: asyncpg.Connection) -> None:
     assert await batches.run(asked(FAN, "video:like", "new", action_id="the-key-1")) == ["not_found"]
-    await videos.upsert_video(conn, "new", CREATOR, "New")
+    await upsert_video(conn, "new", CREATOR, "New")
     [answer] = await batches.run(asked(FAN, "video:like", "new", action_id="the-key-1"))
     assert answer["ok"]
     assert "replayed" not in answer
@@ -228,7 +229,7 @@ async def test_a_video_that_changes_hands_meanwhile_waits_for_the_next_batch(
         asked(FAN, "video:like", "c"),
         asked(FAN + 1, "video:view", "c"),
     )
-    handed_over = videos.upsert_video(conn, "a", OTHER_CREATOR, None)
+    handed_over = upsert_video(conn, "a", OTHER_CREATOR, None)
     answers = await batches.run(like, later, unconcerned, meanwhile=handed_over)
     assert answers[:2] == [None, None]
     assert answers[2]["ok"]

@@ -19,6 +19,7 @@ from storage.audit import audit
 from storage.videos import fetch_video
 from tests.support.deeds import Runs, deed
 from tests.support.engagements import CREATOR, FAN, OTHER_CREATOR, STRANGER, awards_of, balances, seed
+from tests.support.videos import upsert_video
 
 # -- rules -------------------------------------------------------------------------------------------
 
@@ -125,8 +126,8 @@ async def test_it_pays_once_for_ever_whatever_is_deleted_and_uploaded_again(
         {"videoId": "new", "award": None, "reason": "already_paid"}
     ]
     assert await video(conn) == (CREATOR, "Back")
-    await videos.upsert_video(conn, "new", OTHER_CREATOR, None)
-    await videos.upsert_video(conn, "new", CREATOR, None)
+    await upsert_video(conn, "new", OTHER_CREATOR, None)
+    await upsert_video(conn, "new", CREATOR, None)
     assert (await runs.data(upload(CREATOR)))[0]["reason"] == "already_paid"
     assert await balances(conn) == {CREATOR: 500}
 
@@ -147,7 +148,7 @@ async def test_another_s_video_is_a_conflict_that_is_kept(runs: Runs, conn: asyn
     [refused] = await runs.run(upload(CREATOR, "c", action_id="the-key-1"))
     assert (refused["ok"], refused["error"]["code"], refused["error"]["field"]) == (False, "conflict", "videoId")
     assert await video(conn, "c") == (OTHER_CREATOR, "C")
-    await videos.upsert_video(conn, "c", CREATOR, None)
+    await upsert_video(conn, "c", CREATOR, None)
     assert await runs.run(upload(CREATOR, "c", action_id="the-key-1")) == [{**refused, "replayed": True}]
     assert (await runs.data(upload(CREATOR, "c")))[0]["award"], "another key is another try"
 

@@ -15,10 +15,11 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from storage import accruals, db, heads, users, videos
+from storage import accruals, db, heads, users
 from storage.accruals import Accrual, Settlement
 from storage.engagement import CounterChange, add_to_counters
 from storage.statement import write_together
+from tests.support.videos import upsert_video
 
 CURRENCY: Final = "LYK"
 START: Final = datetime(2026, 3, 4, tzinfo=UTC)
@@ -30,7 +31,7 @@ by_place = attrgetter("creator_id", "video_id", "kind")
 async def _videos(conn: asyncpg.Connection) -> None:
     await users.insert_unknown_users(conn, sorted(set(OWNERS.values())), [None] * 3)
     for video_id, owner in OWNERS.items():
-        await videos.upsert_video(conn, video_id, owner, video_id.upper())
+        await upsert_video(conn, video_id, owner, video_id.upper())
 
 
 _seconds: Iterator[int] = count()

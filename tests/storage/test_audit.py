@@ -9,7 +9,7 @@ import asyncpg
 import pytest
 
 from handlers.engagement.settler import Settler
-from storage import db, inbox, videos
+from storage import db, inbox
 from storage.audit import CHECKS, MOST_ROWS, audit
 from storage.audit_access import ACCESS_CHECKS
 from storage.audit_actions import ACTIONS_CHECKS
@@ -27,6 +27,7 @@ from tests.support.engagements import (
     let_pass,
     seed,
 )
+from tests.support.videos import upsert_video
 
 FANS: Final = 20
 IDLE: Final = FAN + FANS - 1  # nothing ever concerns them
@@ -103,11 +104,11 @@ async def test_videos_that_change_hands_leave_the_books_right(conn: asyncpg.Conn
     """Whoever liked as the owner, or becomes it later, was not paid for a video of their own."""
     await seed(conn)
     batches = Batches(conn, await awards_of(conn))
-    await videos.upsert_video(conn, "own", FAN, "Own")
+    await upsert_video(conn, "own", FAN, "Own")
     await batches.data(asked(FAN, "video:like", "own"), asked(FAN, "video:like", "s"))
     for video, owner in (("own", STRANGER), ("s", FAN), ("own", CREATOR), ("s", CREATOR), ("own", FAN), ("s", FAN)):
         await let_pass(conn, 2)
-        await videos.upsert_video(conn, video, owner, None)
+        await upsert_video(conn, video, owner, None)
         await batches.data(*(asked(FAN, event, video) for event in ("video:unlike", "video:like", "video:like")))
         await batches.data(asked(FAN + 1, "video:view", video), asked(FAN + 2, "video:view", video))
         assert await audit(conn) == [], (video, owner)
@@ -120,7 +121,7 @@ async def test_a_creator_stays_who_was_paid_when_the_actor_is_paid_later(conn: a
     await seed(conn)
     batches = Batches(conn, await awards_of(conn))
     await batches.data(asked(STRANGER, "video:view"))
-    await videos.upsert_video(conn, "a", OTHER_CREATOR, None)
+    await upsert_video(conn, "a", OTHER_CREATOR, None)
     await conn.execute("UPDATE users SET following_count = 100 WHERE id = $1", STRANGER)
     await batches.data(asked(STRANGER, "video:view"))
     assert await balances(conn) == {STRANGER: 100, CREATOR: 10}

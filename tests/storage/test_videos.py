@@ -9,7 +9,8 @@ import asyncpg
 
 from storage.ingested import Taken, fetch_taken, insert_event
 from storage.pool import transaction
-from storage.videos import StoredVideo, fetch_owner, fetch_video, mark_deleted, upsert_video
+from storage.videos import StoredVideo, fetch_owner, fetch_video, mark_deleted
+from tests.support.videos import upsert_video
 
 
 async def test_a_video_is_created_only_whole_and_changed_in_parts(pool: asyncpg.Pool) -> None:

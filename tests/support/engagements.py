@@ -14,10 +14,11 @@ from handlers.awards import Award, Awards
 from handlers.deed import Deed, Delivered, fingerprint
 from handlers.engagement.handler import EngagementHandler
 from handlers.engagement.wire import CommentRequest, LikeRequest, ShareRequest, UnlikeRequest, ViewRequest
-from storage import requests, users, videos
-from storage.awards import list_awards
+from storage import requests, users
+from storage.awards import list_in_force
 from storage.users import UserChange
 from tests.support.deeds import readable, run_batch
+from tests.support.videos import upsert_video
 
 if TYPE_CHECKING:
     from asyncpg import Connection
@@ -48,12 +49,13 @@ async def seed(conn: Connection, fans: int = 10) -> None:
     async with conn.transaction():
         await users.upsert_users(conn, people)
         for video_id, owner_id in (("a", CREATOR), ("b", CREATOR), ("c", OTHER_CREATOR), ("s", STRANGER)):
-            await videos.upsert_video(conn, video_id, owner_id, video_id.upper())
+            await upsert_video(conn, video_id, owner_id, video_id.upper())
 
 
 async def awards_of(conn: Connection) -> Awards:
     """The awards as the migration brings them."""
-    return {action: Award(*terms) for action, *terms in await list_awards(conn)}
+    _, versions = await list_in_force(conn)
+    return {each.action: Award(each.points, each.threshold, each.daily_cap) for each in versions}
 
 
 class Asked:

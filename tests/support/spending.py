@@ -13,10 +13,11 @@ from handlers.deed import Deed, Delivered, fingerprint
 from handlers.errors import Refusal
 from handlers.wallet.spending import SpendingHandler
 from handlers.wallet.wire import BoostRequest, CorrectionRequest, DeductionRequest, GiftRequest, PurchaseRequest
-from storage import items, requests, users, videos
+from storage import items, requests, users
 from storage.items import StoredItem
 from storage.users import UserChange
 from tests.support.deeds import run_batch
+from tests.support.videos import upsert_video
 
 if TYPE_CHECKING:
     from asyncpg import Connection
@@ -44,7 +45,7 @@ async def seed_wallets(conn: Connection, **lyk: int) -> None:
     people.append(UserChange(id=SUSPENDED, username="suspended", status="suspended"))
     async with conn.transaction():
         await users.upsert_users(conn, people)
-        await videos.upsert_video(conn, "a", BEN, "A")
+        await upsert_video(conn, "a", BEN, "A")
         await items.upsert_item(conn, StoredItem("rose", "A rose", 250, "LYK"))
     given = [corrected({"ann": ANN, "ben": BEN, "cleo": CLEO}[name], amount) for name, amount in lyk.items()]
     await Spends(conn).data(*given)
