@@ -11,6 +11,7 @@ from fanout.counts import BrokerCounts
 from fanout.delivery import Delivery
 from fanout.hub import Hub
 from fanout.presence import Presence
+from fanout.topics import Topics
 
 COMPANY_S: Final = 30.0  # a node that was heard may be there for as long, whatever presence knows yet
 
@@ -28,7 +29,8 @@ class Published(Protocol):
 
 class Publisher:
     """Tells everybody. `render` makes an event's envelope from its row; `compare_soon` is asked where hints may be
-    missing. Nothing here waits or fails: the inbox is the truth."""
+    missing; `more_to_come` says whether anybody is just publishing. Nothing here waits or fails: the inbox is the
+    truth."""
 
     def __init__(
         self,
@@ -38,9 +40,11 @@ class Publisher:
         presence: Presence,
         render: Callable[[Any], bytes],
         compare_soon: Callable[[], None],
+        more_to_come: Callable[[], bool],
     ) -> None:
         self._users = hub.users
         self._delivery = delivery
+        self._topics = Topics(hub=hub, delivery=delivery, more_to_come=more_to_come)
         self._presence = presence
         self._render = render
         self._compare_soon = compare_soon
@@ -73,7 +77,7 @@ class Publisher:
 
     def topic(self, topic: str, envelope: bytes) -> None:
         """A message of a live topic, as the envelope's JSON."""
-        self._delivery.publish_topic(topic, envelope)
+        self._topics.publish(topic, envelope)
         if self._has_company():
             self._broker.publish_topic(topic, envelope)
             self.counts.said["topic"] += 1
@@ -104,7 +108,7 @@ class Publisher:
 
     def _hear_topic(self, topic: str, envelope: bytes) -> None:
         self._note("topic", 1)
-        self._delivery.publish_topic(topic, envelope)
+        self._topics.publish(topic, envelope)
 
     def _hear_users(self, user_ids: Sequence[int], envelope: bytes) -> None:
         self._note("users", 1)

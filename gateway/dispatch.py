@@ -13,9 +13,10 @@ from gateway.counts import Acks
 from gateway.lane import Lane
 from gateway.limits import TokenBuckets
 from gateway.payloads import decode
-from gateway.routes import Route
+from gateway.routes import PUBLISH, Route
 from handlers.deed import Deed, fingerprint
 from handlers.errors import Refusal
+from handlers.events.request import CheckedEvent
 
 _EMPTY = msgspec.Raw(b"{}")
 
@@ -30,7 +31,7 @@ class Dispatch:
         self._actions = actions
         self.draining = False
         self.on_socket = Acks(routes)  # answers, for each door; its connections count theirs in place
-        self.on_http = Acks(event for event, route in routes.items() if route.read is None)
+        self.on_http = Acks([PUBLISH, *(event for event, route in routes.items() if route.read is None)])
 
     def decode(self, event: str, args: list[msgspec.Raw], *, lenient: bool) -> tuple[Route, Any, msgspec.Raw]:
         """(route, request, payload as sent). Refuses `unknown_event` and `invalid_payload`.
@@ -111,6 +112,27 @@ class Dispatch:
                         order_key=None,
                         answer=answer,
                         subject=subject,
+                    )
+                ),
+            )
+
+    async def publish(self, event: CheckedEvent) -> bytes:
+        """An event of a backend: the whole acknowledgement, within five seconds. Refuses `overloaded`, `draining`."""
+        with self._counted(PUBLISH):
+            self._refuse_when_draining()
+            return await self._answered(
+                PUBLISH,
+                lambda answer, now: self._lane.submit(
+                    Deed(
+                        user_id=0,
+                        event=PUBLISH,
+                        request=event,
+                        fingerprint=event.fingerprint,
+                        received_at=now,
+                        order_key=None,
+                        answer=answer,
+                        subject=event.source,
+                        weight=max(1, len(event.recipients)),
                     )
                 ),
             )

@@ -123,8 +123,7 @@ class Lane:
 
     async def _run_batch(self) -> None:
         self._expire()  # here too: a deed that is put back each time is hardly ever seen waiting
-        size = min(len(self._queue), self._limits.batch)
-        self._running = [self._queue.popleft() for _ in range(size)]
+        self._running = self._next_batch()
         keys = [deed.order_key for deed in self._running if deed.order_key is not None]
         for key in keys:
             self._orders.hold(key)
@@ -143,6 +142,15 @@ class Lane:
             self._put_back()
             for key in keys:
                 self._orders.release(key)
+
+    def _next_batch(self) -> list[Deed]:
+        """From the front of the queue as much as one transaction may hold, and at least one deed."""
+        batch: list[Deed] = []
+        room = self._limits.batch
+        while self._queue and room > 0:
+            batch.append(self._queue.popleft())
+            room -= batch[-1].weight
+        return batch
 
     async def _carry_out(self, deeds: list[Deed], *, skip_locked: bool = False) -> None:
         """One transaction for all; a batch that the database refuses is halved until the one at fault
@@ -181,7 +189,7 @@ class Lane:
             await conn.execute("BEGIN")
             try:
                 concerned = set().union(*(part.concern.user_ids for part in parts))
-                locked = await heads.lock(conn, concerned, skip_locked=skip_locked)
+                locked = await heads.lock(conn, concerned, skip_locked=skip_locked) if concerned else {}
                 self.counts.lap("lock")
                 result = await _run_in_turn(conn, parts, locked)
                 self.counts.lap("run")
@@ -223,6 +231,8 @@ class Lane:
         if self.failpoints is not None:
             await self.failpoints.reach("after_commit_before_delivery")
         self._deliver(result.events)
+        for tell in result.afterwards:
+            tell()
         if unseen:
             self._catch_up()
 
@@ -323,12 +333,14 @@ async def _run_in_turn(conn: Connection, parts: Sequence[Part], locked: dict[int
     and each user's `seq` as they left it."""
     answers: list[Answer] = []
     events: list[Delivered] = []
+    afterwards: list[Callable[[], None]] = []
     for part in parts:
         result = await part.handler.run(conn, part.deeds, part.concern, locked)
         answers += result.answers
         events += result.events
+        afterwards += result.afterwards
         locked.update({event.user_id: event.seq for event in result.events})
-    return BatchResult(answers, events)
+    return BatchResult(answers, events, afterwards)
 
 
 class LaneLimits(Protocol):

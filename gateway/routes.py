@@ -58,6 +58,9 @@ PATHS_FOR_BACKENDS: Final = {
     "/v1/wallet/corrections": "wallet:correct",
 }
 
+# Backends' events, which have a key of their own instead of an `actionId`.
+PUBLISH: Final = "event:publish"
+
 # (the asking Session, the request): the answer, or where it takes the database a promise of it
 Read = Callable[[Any, Any], Message | Awaitable[Message]]
 

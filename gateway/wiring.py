@@ -27,6 +27,7 @@ from gateway.failpoints import Failpoints
 from gateway.history import History
 from gateway.http.client import client_routes
 from gateway.http.door import MAX_BODY_BYTES, Door
+from gateway.http.events import Underway
 from gateway.http.health import health_routes
 from gateway.http.listener import listen
 from gateway.http.metrics import counting, metrics_routes
@@ -37,7 +38,7 @@ from gateway.lane import Lane
 from gateway.limits import TokenBuckets
 from gateway.names import new_name
 from gateway.proxies import Proxies
-from gateway.routes import ENGAGEMENT, FOR_BACKENDS, PROFILE, SPENDING, UPLOADS, Visits, routes
+from gateway.routes import ENGAGEMENT, FOR_BACKENDS, PROFILE, PUBLISH, SPENDING, UPLOADS, Visits, routes
 from gateway.settings import Settings
 from gateway.socket.app import ClientApp
 from gateway.socket.arrivals import Arrivals, Departures
@@ -96,6 +97,7 @@ class Node:
         self._wheel = Wheel(asyncio.get_running_loop())
         self._history = History(on_change=self._end_all)
         self._awards = CurrentAwards()
+        self._underway = Underway()
         self._compare = asyncio.Event()  # set where heads are to be compared now
         self._apply = asyncio.Event()  # set where a broadcast waits for its recipients
         self._pool: asyncpg.Pool
@@ -171,6 +173,7 @@ class Node:
             presence=self._presence,
             render=render,
             compare_soon=self._compare.set,
+            more_to_come=self._underway.is_any,
         )
         broker = broker_for(presence=self._presence, listeners=self._publisher.listeners(), **common)
         self._publisher.join(broker)
@@ -188,6 +191,7 @@ class Node:
                 **dict.fromkeys(UPLOADS, UploadHandler(awards=lambda: self._awards.in_force)),
                 **dict.fromkeys(PROFILE, profile),
                 **dict.fromkeys((*SPENDING, *FOR_BACKENDS), spending),
+                PUBLISH: EventsHandler(publisher=self._publisher, wake_applier=self._apply.set),
             },
             connect=self._connect_lane,
             orders=self._delivery,
@@ -254,9 +258,6 @@ class Node:
     def _handlers(self, inbox: InboxHandler, access: AccessHandler) -> Handlers:
         """Everybody who answers outside the lane."""
         settings, pool = self._settings, self._pool
-        events = EventsHandler(
-            pool=pool, publisher=self._publisher, limits=settings.events, wake_applier=self._apply.set
-        )
         return Handlers(
             access=access,
             directory=DirectoryHandler(
@@ -268,7 +269,6 @@ class Node:
             catalogue=CatalogueHandler(pool=pool, max_amount=settings.wallet.max_amount, current=self._awards),
             inbox=inbox,
             notifications=NotificationsHandler(pool=pool),
-            events=events,
             outcomes=Outcomes(pool=pool),
         )
 
@@ -286,7 +286,9 @@ class Node:
             address_of=Proxies(self._settings.server.trusted_proxies).client_of,
         )
         socket_door.add_routes(app.router)
-        app.add_routes(site_routes(door, handlers, self._dispatch))
+        app.add_routes(
+            site_routes(door, handlers, self._dispatch, event_limits=self._settings.events, underway=self._underway)
+        )
         app.add_routes(client_routes())
         registry = self._metrics(socket_door, http_counts)
         app.add_routes(metrics_routes(of_one(registry) if self._team is None else of_all(registry, self._team)))

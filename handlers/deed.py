@@ -23,7 +23,8 @@ _NAMESPACE = bytes.fromhex("6f4d1a5ec0a64f0c9a3be2a1d7c0a9f1")  # any constant o
 class Deed:
     """One action of one caller, whichever door it came through.
 
-    `user_id` acts, or where a backend does (`subject`) is whom it is about; request keys are the caller's own.
+    `user_id` acts, or where a backend does (`subject`) is whom it is about (0: nobody in particular); request keys are
+    the caller's own. `weight`: so many rows of others it takes as long as.
     `answer` is called exactly once, with the acknowledgement's JSON. `order_key` names what must keep its order: the
     connection; None where nothing does.
     """
@@ -40,6 +41,7 @@ class Deed:
         "request",
         "subject",
         "user_id",
+        "weight",
     )
 
     def __init__(
@@ -53,8 +55,10 @@ class Deed:
         order_key: object | None,
         answer: Callable[[bytes], None],
         subject: str | None = None,
+        weight: int = 1,
     ) -> None:
         self.user_id = user_id
+        self.weight = weight
         self.subject = subject
         self.event = event
         self.request = request
@@ -101,10 +105,12 @@ def delivered(rows: Sequence[Event]) -> list[Delivered]:
 
 
 class BatchResult(NamedTuple):
-    """What a handler made of a batch, valid once its transaction has committed."""
+    """What a handler made of a batch, valid once its transaction has committed. `afterwards` is what to do then, after
+    the answers: telling of what nobody keeps."""
 
     answers: list[Answer]
     events: list[Delivered]
+    afterwards: Sequence[Callable[[], None]] = ()
 
 
 class Concern(Protocol):

@@ -23,19 +23,28 @@ class Body(NamedTuple):
     timestamp: datetime
 
 
+class Broadcast(NamedTuple):
+    """A body for known recipients, ascending; the first `applied` of them get it in the transaction that stores it."""
+
+    source: str
+    body: Body
+    recipients: list[int]
+    applied: int
+
+
 INSERT = """
 INSERT INTO broadcasts (source, event_id, type, event_type, data, timestamp, recipients, applied, done_at)
-SELECT $1, $2, $3, $4, $5, $6, $7, $8::integer,
-    CASE WHEN $8::integer = cardinality($7::bigint[]) THEN clock_timestamp() END
-RETURNING id
+SELECT source, event_id, type, event_type, data::json, timestamp, recipients, applied,
+    CASE WHEN applied = cardinality(recipients) THEN clock_timestamp() END
+FROM unnest($1::broadcast_row[])
+RETURNING source, event_id, id
 """
 
 
-async def insert_broadcast(
-    conn: Connection, source: str, body: Body, recipients: Sequence[int], *, applied: int = 0
-) -> int:
-    """Store a body for known recipients, ascending; the first `applied` of them get it in this transaction."""
-    return int(await conn.fetchval(INSERT, source, *body, list(recipients), applied))
+async def insert_broadcasts(conn: Connection, new: Sequence[Broadcast]) -> dict[tuple[str, str], int]:
+    """Store bodies; the id of each (source, the backend's own id), which must be different ones."""
+    rows = [(each.source, *each.body, each.recipients, each.applied) for each in new]
+    return {(row[0], row[1]): row[2] for row in await conn.fetch(INSERT, rows)}
 
 
 LIST_BODIES = """

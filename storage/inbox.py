@@ -44,6 +44,18 @@ class SharedEvent(NamedTuple):
     body: Body
 
 
+class SharedRow(NamedTuple):
+    """The same as it is stored: its body is that of `broadcast_id`, and `id` the same for all its recipients and
+    nobody else's."""
+
+    user_id: int
+    seq: int
+    id: UUID
+    type: str
+    event_type: str | None
+    broadcast_id: int
+
+
 Event = StoredEvent | Entry | SharedEvent
 
 APPEND_EVENTS = f"""
@@ -69,22 +81,18 @@ def append(events: Sequence[StoredEvent], heads: Mapping[int, int]) -> list[Writ
     return writes
 
 
-# Of many recipients: `id` derives from the backend's own, so that an event that stood twice would be found.
 APPEND_SHARED = """
 INSERT INTO inbox (user_id, seq, id, type, event_type, created_at, broadcast_id)
-SELECT new.user_id, new.seq, $3, $4, $5, (SELECT clock_timestamp()), $6
-FROM unnest($1::bigint[], $2::bigint[]) AS new(user_id, seq)
+SELECT user_id, seq, id, type, event_type, (SELECT clock_timestamp()), broadcast_id FROM unnest($1::shared_row[])
 """
 
 
-def append_shared(events: Sequence[SharedEvent], event_id: UUID, broadcast_id: int) -> list[Write]:
-    """The writes that store one event of each recipient and move their heads, whose locks the caller holds. All have
-    the body of `broadcast_id`, which is stored; `event_id` is the same for all of them and no other."""
-    if not events:
+def append_shared(rows: Sequence[SharedRow]) -> list[Write]:
+    """The writes that store events of many recipients, each one's ascending, and move their heads, whose locks the
+    caller holds."""
+    if not rows:
         return []
-    users, seqs, body = [event.user_id for event in events], [event.seq for event in events], events[0].body
-    shared = Write(APPEND_SHARED, (users, seqs, event_id, body.type, body.event_type, broadcast_id))
-    return [shared, Write(ADVANCE, (list(zip(users, seqs, strict=True)),))]
+    return [Write(APPEND_SHARED, (rows,)), Write(ADVANCE, (list({row.user_id: row.seq for row in rows}.items()),))]
 
 
 LIST_EVENTS = """

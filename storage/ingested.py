@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection, Sequence
 from datetime import datetime
 from typing import TYPE_CHECKING, NamedTuple
 
-from storage.statement import Write
+from storage.statement import columns
 
 if TYPE_CHECKING:
     from asyncpg import Connection
+
+EventKey = tuple[str, str]  # source, id
 
 
 class Taken(NamedTuple):
@@ -19,33 +22,30 @@ class Taken(NamedTuple):
     skipped: int
 
 
-INSERT_EVENT = """
-INSERT INTO ingested_events (source, id, fingerprint) VALUES ($1, $2, $3)
-ON CONFLICT (source, id) DO NOTHING RETURNING created_at
+INSERT_EVENTS = """
+INSERT INTO ingested_events (source, id, fingerprint, accepted, skipped)
+SELECT * FROM unnest($1::text[], $2::text[], $3::bytea[], $4::integer[], $5::integer[])
+ON CONFLICT (source, id) DO NOTHING RETURNING source, id, created_at
 """
 
 
-async def insert_event(conn: Connection, source: str, event_id: str, fingerprint: bytes) -> datetime | None:
-    """Note an event and return when, by the database's clock; None where (source, id) was there before.
+async def insert_events(conn: Connection, events: dict[EventKey, Taken]) -> dict[EventKey, datetime]:
+    """Note events and return when, by the database's clock; those that were there before are missing.
 
-    Waits for a transaction that is noting the same one.
+    Waits for transactions that are noting the same ones; sorted, so that two batches don't wait for each other.
     """
-    taken_at: datetime | None = await conn.fetchval(INSERT_EVENT, source, event_id, fingerprint)
-    return taken_at
+    rows = [(*key, *events[key]) for key in sorted(events)]
+    return {(row[0], row[1]): row[2] for row in await conn.fetch(INSERT_EVENTS, *columns(rows, 5))}
 
 
-FETCH_TAKEN = "SELECT fingerprint, accepted, skipped FROM ingested_events WHERE source = $1 AND id = $2"
+LIST_TAKEN = """
+SELECT e.source, e.id, e.fingerprint, e.accepted, e.skipped
+FROM unnest($1::text[], $2::text[]) AS asked(source, id)
+JOIN ingested_events e ON e.source = asked.source AND e.id = asked.id
+"""
 
 
-async def fetch_taken(conn: Connection, source: str, event_id: str) -> Taken | None:
-    """An event that was taken in; ask in a statement after `insert_event`, which can't see it."""
-    row = await conn.fetchrow(FETCH_TAKEN, source, event_id)
-    return Taken(*row) if row else None
-
-
-MARK_COUNTS = "UPDATE ingested_events SET accepted = $3, skipped = $4 WHERE source = $1 AND id = $2"
-
-
-def mark_counts(source: str, event_id: str, accepted: int, skipped: int) -> Write:
-    """The write that keeps how many recipients it had, in the transaction that took it in."""
-    return Write(MARK_COUNTS, (source, event_id, accepted, skipped))
+async def list_taken(conn: Connection, keys: Collection[EventKey]) -> dict[EventKey, Taken]:
+    """Those of the events that were taken in; ask in a statement after `insert_events`, which can't see them."""
+    rows: Sequence[EventKey] = list(keys)
+    return {(row[0], row[1]): Taken(*row[2:]) for row in await conn.fetch(LIST_TAKEN, *columns(rows, 2))}

@@ -14,7 +14,7 @@ from gateway.http.bulk import bulk_routes
 from gateway.http.catalogue import catalogue_routes
 from gateway.http.directory import directory_routes
 from gateway.http.door import Door
-from gateway.http.events import event_routes
+from gateway.http.events import Underway, event_routes
 from gateway.http.notifications import notification_routes
 from gateway.http.videos import video_routes
 from gateway.routes import PATHS_FOR_BACKENDS
@@ -23,7 +23,7 @@ from handlers.catalogue.handler import CatalogueHandler
 from handlers.directory.bulk import BulkHandler
 from handlers.directory.handler import DirectoryHandler
 from handlers.engagement.comments import CommentPages
-from handlers.events.handler import EventsHandler
+from handlers.events.request import EventLimits
 from handlers.inbox.handler import InboxHandler
 from handlers.inbox.notifications import NotificationsHandler
 from handlers.keys import Outcomes
@@ -41,11 +41,12 @@ class Handlers(NamedTuple):
     catalogue: CatalogueHandler
     inbox: InboxHandler
     notifications: NotificationsHandler
-    events: EventsHandler
     outcomes: Outcomes
 
 
-def site_routes(door: Door, handlers: Handlers, actions: Dispatch) -> list[web.RouteDef]:
+def site_routes(
+    door: Door, handlers: Handlers, actions: Dispatch, *, event_limits: EventLimits, underway: Underway
+) -> list[web.RouteDef]:
     """Every route that asks for a token."""
     know_user = handlers.directory.know_user
     return [
@@ -56,7 +57,7 @@ def site_routes(door: Door, handlers: Handlers, actions: Dispatch) -> list[web.R
         *account_routes(door, wallet=handlers.wallet, inbox=handlers.inbox, know_user=know_user),
         *catalogue_routes(door, handlers.catalogue),
         *notification_routes(door, handlers.notifications, know_user=know_user),
-        *event_routes(door, handlers.events),
+        *event_routes(door, publish=actions.publish, limits=event_limits, underway=underway),
         *action_routes(
             door,
             actions=actions,

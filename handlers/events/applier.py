@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from handlers.deed import Delivered
-from handlers.events.rows import events_for, id_of
+from handlers.events.rows import events_for, rows_of
 from storage import broadcasts, heads, inbox
 from storage.statement import write_together
 
@@ -31,7 +31,7 @@ class Applier:
             if chunk is None:
                 return None
             seqs = await heads.lock(conn, chunk.recipients)
-            events = events_for(chunk.body, seqs)
-            shared = inbox.append_shared(events, id_of(chunk.broadcast_id), chunk.broadcast_id)
+            events = events_for(chunk.body, sorted(seqs), seqs)
+            shared = inbox.append_shared(rows_of(events, chunk.broadcast_id))
             await write_together(conn, [*shared, broadcasts.mark_applied(chunk)])
         return [Delivered(event.user_id, event.seq, event) for event in events]

@@ -1,33 +1,31 @@
-"""Takes events of backends: into inboxes, for the applier, or to whoever listens."""
+"""Takes events of backends in batches: into inboxes, for the applier, or to whoever listens."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from datetime import datetime
+from functools import partial
 from typing import TYPE_CHECKING, Protocol
 
-from handlers.deed import Delivered
+from handlers.deed import Answer, BatchResult, Deed, delivered
 from handlers.errors import Refusal
-from handlers.events.request import Checked, checked
-from handlers.events.rows import events_for, id_of
-from handlers.events.wire import AcceptedAnswer, PublishAnswer, PublishRequest
+from handlers.events.request import CheckedEvent
+from handlers.events.rows import events_for, rows_of
+from handlers.events.wire import PublishAnswer
+from handlers.wire import encode
 from storage import broadcasts, heads, inbox, ingested
-from storage.db import is_lock_timeout
-from storage.pool import session, transaction
-from storage.statement import Write, write_together
+from storage.broadcasts import Broadcast
+from storage.inbox import SharedEvent, SharedRow
+from storage.ingested import EventKey, Taken
+from storage.statement import write_together
 
 if TYPE_CHECKING:
     from asyncpg import Connection
 
-    from storage.pool import Pool
-
 
 class Publisher(Protocol):
-    """fanout.publisher.Publisher: tells connections here and on other nodes, after the commit."""
-
-    def events(self, events: Sequence[Delivered]) -> None:
-        """Durable events, each for its user."""
-        ...
+    """fanout.publisher.Publisher: tells connections here and on other nodes of what nobody keeps."""
 
     def topic(self, topic: str, envelope: bytes) -> None:
         """An envelope for whoever listens to a topic."""
@@ -38,117 +36,116 @@ class Publisher(Protocol):
         ...
 
 
-class EventLimits(Protocol):
-    """gateway.settings.Events: recipients who get an event in one transaction, and recipients of one event."""
+@dataclass(slots=True)
+class EventsConcern:
+    """Those of all recipients who exist, and those whose inboxes the batch writes: they are to be locked."""
 
-    @property
-    def chunk_recipients(self) -> int: ...
-    @property
-    def max_recipients(self) -> int: ...
+    known: set[int]
+    user_ids: set[int]
 
 
 class EventsHandler:
-    """`POST /v1/events`. `wake_applier` is called where a long list of recipients waits for it."""
+    """`event:publish`, whose request is a CheckedEvent. `wake_applier` is called where a long list of recipients waits
+    for it."""
 
-    def __init__(
-        self, *, pool: Pool, publisher: Publisher, limits: EventLimits, wake_applier: Callable[[], None]
-    ) -> None:
-        self._pool = pool
+    def __init__(self, *, publisher: Publisher, wake_applier: Callable[[], None]) -> None:
         self._publisher = publisher
-        self._limits = limits
         self._wake_applier = wake_applier
 
-    async def publish_event(self, subject: str, request: PublishRequest) -> PublishAnswer:
-        """Take the event once; `subject` is its source where it names none. An AcceptedAnswer where it is stored, but
-        not yet in all inboxes.
+    async def resolve(self, conn: Connection, deeds: Sequence[Deed]) -> EventsConcern:
+        """Find out which of the recipients exist."""
+        events: list[CheckedEvent] = [deed.request for deed in deeds]
+        named = {user_id for event in events for user_id in event.recipients}
+        known = {user_id for user_id, *_ in await heads.list_heads(conn, named)} if named else set()
+        written = {user_id for event in events for user_id in _written_to(event)}
+        return EventsConcern(known, known & written)
 
-        Refusals: `invalid_payload`, `payload_too_large`, `unavailable` where recipients are held by somebody who
-        does not let go, and `idempotency_conflict` where (source, id) was sent with another body.
+    async def run(
+        self, conn: Connection, deeds: Sequence[Deed], concern: EventsConcern, heads: dict[int, int]
+    ) -> BatchResult:
+        """Take each event whose recipients are locked, once; the others wait for the next batch.
+
+        The answer is PublishAnswer as it was given first; `idempotency_conflict` where (source, id) was sent with
+        another body.
         """
-        event = checked(subject, request, most_recipients=self._limits.max_recipients)
-        try:
-            return await self._take(event)
-        except Exception as error:
-            if not is_lock_timeout(error):
-                raise
-            raise Refusal("unavailable", "The recipients are too busy.", retry_after_ms=1000) from None
+        held = concern.user_ids - heads.keys()  # by somebody else
+        ready = [deed for deed in deeds if not held.intersection(_written_to(deed.request))] if held else list(deeds)
+        batch = _Batch(concern.known, heads)
+        await batch.take(conn, [deed.request for deed in ready])
+        told = await batch.store(conn)
+        answers = {deed: batch.answer(deed) for deed in ready}
+        afterwards = [partial(self._tell, event, taken_at, batch.known_to(event)) for event, taken_at in batch.new]
+        return BatchResult([Answer(deed, answers.get(deed)) for deed in deeds], delivered(told), afterwards)
 
-    async def _take(self, event: Checked) -> PublishAnswer:
-        return await (self._take_for_topic(event) if event.topic is not None else self._take_for_users(event))
-
-    async def _take_for_topic(self, event: Checked) -> PublishAnswer:
-        """One statement, committed by itself: nothing else is stored."""
-        async with session(self._pool) as conn:
-            taken_at = await ingested.insert_event(conn, event.source, event.request.id, event.fingerprint)
-            if taken_at is None:
-                return PublishAnswer(*await _counts_of(conn, event))
-        self._tell(event, taken_at, [], [])
-        return PublishAnswer(0, 0)
-
-    async def _take_for_users(self, event: Checked) -> PublishAnswer:
-        told: list[Delivered] = []
-        answer_type = PublishAnswer
-        async with transaction(self._pool) as conn:
-            taken_at = await ingested.insert_event(conn, event.source, event.request.id, event.fingerprint)
-            if not event.is_ephemeral and len(event.recipients) > self._limits.chunk_recipients:
-                answer_type = AcceptedAnswer
-            if taken_at is None:
-                return answer_type(*await _counts_of(conn, event))
-            if answer_type is AcceptedAnswer:
-                accepted = await _leave_to_applier(conn, event, taken_at)
-            elif event.is_ephemeral:
-                accepted = [user_id for user_id, _, _ in await heads.list_heads(conn, event.recipients)]
-                await write_together(conn, _counted(event, len(accepted)))
-            else:
-                told = await _store(conn, event, taken_at)
-                accepted = [one.user_id for one in told]
-        self._tell(event, taken_at, told, accepted)
-        return answer_type(len(accepted), len(event.recipients) - len(accepted))
-
-    def _tell(self, event: Checked, taken_at: datetime, told: list[Delivered], accepted: list[int]) -> None:
-        """After the commit."""
+    def _tell(self, event: CheckedEvent, taken_at: datetime, known: list[int]) -> None:
         if event.topic is not None:
             self._publisher.topic(event.topic, event.ephemeral_envelope(taken_at))
         elif event.is_ephemeral:
-            self._publisher.users(accepted, event.ephemeral_envelope(taken_at))
-        elif told:
-            self._publisher.events(told)
-        elif accepted:
+            self._publisher.users(known, event.ephemeral_envelope(taken_at))
+        elif event.is_long and known:
             self._wake_applier()
 
 
-async def _counts_of(conn: Connection, event: Checked) -> tuple[int, int]:
-    """(accepted, skipped) as they were answered when it was taken; refuses another body."""
-    taken = await ingested.fetch_taken(conn, event.source, event.request.id)
-    if taken is None or taken.fingerprint != event.fingerprint:
-        raise Refusal("idempotency_conflict", "This source and id came with another body before.", field="id")
-    return taken.accepted, taken.skipped
+def _written_to(event: CheckedEvent) -> list[int]:
+    """Whose inboxes the batch writes for it."""
+    return [] if event.is_ephemeral or event.is_long else event.recipients
 
 
-async def _store(conn: Connection, event: Checked, taken_at: datetime) -> list[Delivered]:
-    """The event into each known recipient's inbox."""
-    await heads.hold_briefly(conn)
-    seqs = await heads.lock(conn, event.recipients)
-    if not seqs:
-        await write_together(conn, _counted(event, 0))
-        return []
-    body = event.body(taken_at)
-    broadcast_id = await broadcasts.insert_broadcast(conn, event.source, body, sorted(seqs), applied=len(seqs))
-    events = events_for(body, seqs)
-    shared = inbox.append_shared(events, id_of(broadcast_id), broadcast_id)
-    await write_together(conn, [*shared, *_counted(event, len(seqs))])
-    return [Delivered(one.user_id, one.seq, one) for one in events]
+class _Batch:
+    """One batch under its locks: which events are new, what was answered, and what is to be written."""
 
+    def __init__(self, known: set[int], seqs: dict[int, int]) -> None:
+        self._known = known
+        self._seqs = dict(seqs)
+        self._taken: dict[EventKey, Taken] = {}
+        self._firsts: dict[EventKey, CheckedEvent] = {}  # the new ones
+        self.new: list[tuple[CheckedEvent, datetime]] = []  # with the moment when it was taken
 
-async def _leave_to_applier(conn: Connection, event: Checked, taken_at: datetime) -> list[int]:
-    """The body with its known recipients, none of whom is locked."""
-    known = sorted(user_id for user_id, _, _ in await heads.list_heads(conn, event.recipients))
-    if known:
-        await broadcasts.insert_broadcast(conn, event.source, event.body(taken_at), known)
-    await write_together(conn, _counted(event, len(known)))
-    return known
+    def known_to(self, event: CheckedEvent) -> list[int]:
+        """Its recipients who exist, ascending."""
+        return [user_id for user_id in event.recipients if user_id in self._known]
 
+    async def take(self, conn: Connection, events: Sequence[CheckedEvent]) -> None:
+        """Note those that are new; of several with one key the first."""
+        firsts: dict[EventKey, CheckedEvent] = {}
+        for event in events:
+            firsts.setdefault(event.key, event)
+        noted = {key: self._as_taken(event) for key, event in firsts.items()}
+        times = await ingested.insert_events(conn, noted)
+        others = noted.keys() - times.keys()
+        self._taken = noted | (await ingested.list_taken(conn, others) if others else {})
+        self._firsts = {key: event for key, event in firsts.items() if key in times}
+        self.new = [(event, times[key]) for key, event in self._firsts.items()]
 
-def _counted(event: Checked, accepted: int) -> list[Write]:
-    skipped = len(event.recipients) - accepted
-    return [ingested.mark_counts(event.source, event.request.id, accepted, skipped)] if accepted or skipped else []
+    def _as_taken(self, event: CheckedEvent) -> Taken:
+        accepted = len(self.known_to(event))
+        return Taken(event.fingerprint, accepted, len(event.recipients) - accepted)
+
+    async def store(self, conn: Connection) -> list[SharedEvent]:
+        """The new ones that somebody keeps: their bodies, and the events of those who get them at once."""
+        kept = [(event, event.body(at), self.known_to(event)) for event, at in self.new if not event.is_ephemeral]
+        new = [
+            Broadcast(event.source, body, known, applied=0 if event.is_long else len(known))
+            for event, body, known in kept
+            if known
+        ]
+        if not new:
+            return []
+        ids = await broadcasts.insert_broadcasts(conn, new)
+        told: list[SharedEvent] = []
+        rows: list[SharedRow] = []
+        for each in new:
+            events = events_for(each.body, each.recipients[: each.applied], self._seqs)
+            rows += rows_of(events, ids[each.source, each.body.id])
+            told += events
+        await write_together(conn, inbox.append_shared(rows))
+        return told
+
+    def answer(self, deed: Deed) -> bytes | Refusal:
+        """What the first taking was answered."""
+        event: CheckedEvent = deed.request
+        taken = self._taken[event.key]
+        if taken.fingerprint != event.fingerprint:
+            return Refusal("idempotency_conflict", "This source and id came with another body before.", field="id")
+        deed.is_replay = not deed.attempted and self._firsts.get(event.key) is not event
+        return b'{"ok":true,"data":%b}' % encode(PublishAnswer(taken.accepted, taken.skipped))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import re
 from datetime import datetime
-from typing import Final
+from typing import Final, Protocol
 
 import msgspec
 from msgspec import UNSET
@@ -16,6 +16,7 @@ from handlers.events.wire import EphemeralEvent, PublishRequest
 from handlers.inbox.envelope import timestamp_of
 from handlers.wire import encode
 from storage.broadcasts import Body
+from storage.ingested import EventKey
 
 MAX_EVENT_BYTES: Final = 65_536  # without the list of recipients
 
@@ -23,8 +24,20 @@ _NUL: Final = re.compile(rb"(?<!\\)(?:\\\\)*\\u0000")  # the escape itself, not 
 _CANONICAL = msgspec.json.Encoder(order="deterministic")
 
 
-class Checked(msgspec.Struct, frozen=True):
-    """A request that may be carried out: to `topic`, or for `recipients` (ascending, each once) where there is none."""
+class EventLimits(Protocol):
+    """gateway.settings.Events: recipients who get an event in one transaction, and recipients of one event."""
+
+    @property
+    def chunk_recipients(self) -> int: ...
+    @property
+    def max_recipients(self) -> int: ...
+
+
+class CheckedEvent(msgspec.Struct, frozen=True):
+    """A request that may be carried out: to `topic`, or for `recipients` (ascending, each once) where there is none.
+
+    `is_long`: it has too many recipients for one transaction, so the applier brings it to them by and by.
+    """
 
     source: str
     request: PublishRequest
@@ -32,6 +45,17 @@ class Checked(msgspec.Struct, frozen=True):
     recipients: list[int]
     timestamp: datetime | None
     fingerprint: bytes
+    is_long: bool
+
+    @property
+    def action_id(self) -> str:
+        """The backend's own id: with `source` what makes it one event, however often it is sent."""
+        return self.request.id
+
+    @property
+    def key(self) -> EventKey:
+        """(source, id)."""
+        return self.source, self.request.id
 
     @property
     def is_ephemeral(self) -> bool:
@@ -52,17 +76,18 @@ class Checked(msgspec.Struct, frozen=True):
         return encode(EphemeralEvent(request.id, None, request.type, event_type, [], request.data, timestamp))
 
 
-def checked(subject: str, request: PublishRequest, *, most_recipients: int) -> Checked:
+def checked(subject: str, request: PublishRequest, limits: EventLimits) -> CheckedEvent:
     """The request of a backend, `subject` being its source where it names none. Raises Refusal `invalid_payload` and
     `payload_too_large`."""
-    topic, recipients = _addressees(request, most_recipients)
+    topic, recipients = _addressees(request, limits.max_recipients)
     if is_reserved_type(request.type):
         raise Refusal("invalid_payload", "Only Applause itself tells of money and chats.", field="type")
     if request.event_type is not UNSET and is_reserved_event_type(request.event_type):
         raise Refusal("invalid_payload", "Only Applause itself tells of money and chats.", field="eventType")
     source = subject if request.source is UNSET else request.source
     fingerprint = _fingerprint(msgspec.structs.replace(request, source=source), recipients)
-    return Checked(source, request, topic, recipients, _given_timestamp(request), fingerprint)
+    is_long = request.ephemeral is not True and len(recipients) > limits.chunk_recipients
+    return CheckedEvent(source, request, topic, recipients, _given_timestamp(request), fingerprint, is_long)
 
 
 def _addressees(request: PublishRequest, most_recipients: int) -> tuple[str | None, list[int]]:

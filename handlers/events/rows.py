@@ -2,19 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from uuid import UUID
+from collections.abc import Iterable, Sequence
 
 from handlers.deed import derived_id
 from storage.broadcasts import Body
-from storage.inbox import SharedEvent
+from storage.inbox import SharedEvent, SharedRow
 
 
-def events_for(body: Body, seqs: Mapping[int, int]) -> list[SharedEvent]:
-    """The next event of each user, whose head stands at `seqs[user]`."""
-    return [SharedEvent(user_id, seqs[user_id] + 1, body) for user_id in sorted(seqs)]
+def events_for(body: Body, recipients: Iterable[int], heads: dict[int, int]) -> list[SharedEvent]:
+    """The next event of each recipient; `heads` holds everybody's last `seq`, and is moved."""
+    events = []
+    for user_id in recipients:
+        heads[user_id] += 1
+        events.append(SharedEvent(user_id, heads[user_id], body))
+    return events
 
 
-def id_of(broadcast_id: int) -> UUID:
-    """What the rows of one broadcast are known by: where one stood twice in an inbox, the audit would find it."""
-    return derived_id(f"broadcast/{broadcast_id}")
+def rows_of(events: Sequence[SharedEvent], broadcast_id: int) -> list[SharedRow]:
+    """The events of one broadcast as they are stored. Their id is the same for all, and derived: where one stood twice
+    in an inbox, the audit would find it."""
+    event_id = derived_id(f"broadcast/{broadcast_id}")
+    return [
+        SharedRow(event.user_id, event.seq, event_id, event.body.type, event.body.event_type, broadcast_id)
+        for event in events
+    ]

@@ -39,10 +39,6 @@ class PublishAnswer(Message):
     skipped: int
 
 
-class AcceptedAnswer(PublishAnswer):
-    """The same where it is stored and reaches the recipients by and by: HTTP 202."""
-
-
 class EphemeralEvent(Message):
     """The envelope of an ephemeral event: the same bytes for all who hear it."""
 

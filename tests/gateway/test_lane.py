@@ -156,6 +156,16 @@ async def test_what_gathers_while_a_batch_runs_is_one_batch(bench: Bench) -> Non
     assert len(bench.delivered) == 30 + 2
 
 
+async def test_heavy_deeds_fill_a_batch(dsn: str, conn: asyncpg.Connection) -> None:
+    await seed(conn)
+    async with laid(dsn, conn, batch=10) as bench:
+        deeds = [asked(FAN + number, "video:like", "a") for number in range(6)]
+        for each, weight in zip(deeds, (1, 9, 1, 10, 500, 1), strict=True):
+            each.deed.weight = weight
+        await bench.answers(*deeds)
+        assert bench.handler.batches == [2, 2, 1, 1]
+
+
 async def test_batches_are_bounded_and_keep_the_order(dsn: str, conn: asyncpg.Connection) -> None:
     await seed(conn)
     async with laid(dsn, conn, batch=4) as bench:

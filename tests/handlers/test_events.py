@@ -15,14 +15,12 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from gateway.settings import Events
 from handlers.deed import Delivered
 from handlers.errors import Refusal
 from handlers.events.applier import Applier
-from handlers.events.handler import EventsHandler
-from handlers.events.request import MAX_EVENT_BYTES
+from handlers.events.request import MAX_EVENT_BYTES, checked
 from handlers.events.rows import events_for
-from handlers.events.wire import AcceptedAnswer, PublishAnswer, PublishRequest
+from handlers.events.wire import PublishAnswer, PublishRequest
 from handlers.inbox import envelope
 from handlers.inbox.envelope import render
 from handlers.inbox.handler import InboxHandler
@@ -31,6 +29,7 @@ from storage import db, heads, users
 from storage.audit import audit
 from storage.broadcasts import Body
 from tests.support.engagements import FAN, Batches, asked, awards_of, seed
+from tests.support.publishing import Desk
 
 UNKNOWN: Final = 404
 EARLIER: Final = "2025-12-23T14:00:00.123456+02:00"
@@ -61,8 +60,8 @@ class Told:
         self.woken += 1
 
 
-def handler_on(pool: asyncpg.Pool, told: Told, **limits: int) -> EventsHandler:
-    return EventsHandler(pool=pool, publisher=told, limits=Events(**limits), wake_applier=told.wake)
+def handler_on(pool: asyncpg.Pool, told: Told, **limits: int) -> Desk:
+    return Desk(pool, told, wake=told.wake, **limits)
 
 
 def event(*recipients: int, **fields: Any) -> PublishRequest:
@@ -136,7 +135,7 @@ async def test_the_body_is_stored_once_for_all(conn: asyncpg.Connection, pool: a
     everybody = await people(conn, 500)
     told = Told()
     answer = await handler_on(pool, told).publish_event("feed", event(*everybody, data={"text": "x" * 60_000}))
-    assert (answer, type(answer)) == (PublishAnswer(500, 0), PublishAnswer)
+    assert answer == PublishAnswer(500, 0)
     assert await conn.fetchval("SELECT count(*) FROM broadcasts") == 1
     assert await conn.fetchval("SELECT sum(pg_column_size(i.*)) < 100000 FROM inbox i")
     assert len(told.envelopes) == 500
@@ -225,13 +224,84 @@ async def test_held_recipients_are_unavailable_and_nothing_is_stored(
 def test_a_body_is_encoded_once_for_all_its_readers() -> None:
     body = Body("e1", "news", None, '{"text":"é"}', datetime(2026, 1, 2, tzinfo=UTC))
     before = envelope._shared.cache_info().misses
-    rendered = [json.loads(render(each)) for each in events_for(body, dict.fromkeys(range(1, 1001), 4))]
+    rendered = [json.loads(render(each)) for each in events_for(body, range(1, 1001), dict.fromkeys(range(1, 1001), 4))]
     assert envelope._shared.cache_info().misses == before + 1
     assert {(each["seq"], *each["recipientIds"]) for each in rendered} == {(5, user) for user in range(1, 1001)}
     assert rendered[0] == {
         "id": "e1", "seq": 5, "type": "news", "eventType": "notification:news", "recipientIds": [1],
         "data": {"text": "é"}, "timestamp": "2026-01-02T00:00:00.000Z",
     }  # fmt: skip
+
+
+# -- many in one batch -------------------------------------------------------------------------------
+
+
+class Kept:
+    """What should have come of all events so far, one after the other."""
+
+    def __init__(self, known: int) -> None:
+        self.taken: dict[str, tuple[Any, PublishAnswer]] = {}
+        self.inboxes: dict[int, list[str]] = {user: [] for user in range(1, known + 1)}
+        self.cues: list[str] = []
+
+    def take(self, key: str, recipients: list[int], kind: str, n: int) -> PublishAnswer | str:
+        said = (sorted(set(recipients)), kind, n)
+        if key in self.taken:
+            before, answer = self.taken[key]
+            return answer if before == said else "idempotency_conflict"
+        known = sorted(set(recipients) & self.inboxes.keys())
+        answer = PublishAnswer(len(known), len(set(recipients)) - len(known))
+        self.taken[key] = said, answer
+        if kind == "cue":
+            self.cues.append(key)
+        else:
+            for user in known:
+                self.inboxes[user].append(key)
+        return answer
+
+
+one_event = st.tuples(
+    st.sampled_from("abcdef"),
+    st.lists(st.integers(1, 5), min_size=1, max_size=6),
+    st.sampled_from(["kept", "kept", "cue"]),
+    st.integers(0, 1),
+)
+
+
+@settings(max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(batches=st.lists(st.lists(one_event, min_size=1, max_size=6), min_size=1, max_size=4))
+async def test_a_batch_is_as_one_event_after_the_other(
+    conn: asyncpg.Connection, pool: asyncpg.Pool, batches: list[list[tuple[str, list[int], str, int]]]
+) -> None:
+    """Of the same key in one batch the first counts; each recipient's events stand in the order of the batch."""
+    source = f"feed {next(_ids)}"
+    await conn.execute("TRUNCATE users, heads, accounts, inbox, broadcasts, ingested_events")
+    await people(conn, 4)
+    told, model = Told(), Kept(4)
+    desk = handler_on(pool, told, chunk_recipients=3)
+    for batch in batches:
+        requests = [
+            event(*who, id=key, data={"n": n}, **({"ephemeral": True} if kind == "cue" else {}))
+            for key, who, kind, n in batch
+        ]
+        answers = await desk.publish_together(*(checked(source, request, desk.limits) for request in requests))
+        expected = [model.take(*each) for each in batch]
+        assert [readable_answer(each) for each in answers] == expected
+        await until_applied(conn, told)
+    for user, keys in model.inboxes.items():
+        found = await inbox_of(pool, user)
+        assert told.envelopes.get(user, []) == found
+        assert sorted(each["id"] for each in found) == sorted(keys)
+        at_once = [key for key in keys if len(model.taken[key][0][0]) <= 3]
+        assert [each["id"] for each in found if each["id"] in at_once] == at_once
+    assert [each["id"] for _, each in told.ephemeral] == model.cues
+    assert await audit(conn) == []
+
+
+def readable_answer(outcome: bytes | Refusal) -> PublishAnswer | str:
+    if isinstance(outcome, Refusal):
+        return outcome.code
+    return PublishAnswer(**msgspec.json.decode(outcome)["data"])
 
 
 # -- refusals ----------------------------------------------------------------------------------------
@@ -281,7 +351,7 @@ async def test_an_ephemeral_event_is_told_once_and_kept_by_nobody(conn: asyncpg.
     request = event(3, UNKNOWN, 1, 3, type="cue", ephemeral=True, timestamp=EARLIER)
     for _ in range(2):
         answer = await handler.publish_event("feed", request)
-        assert (answer, type(answer)) == (PublishAnswer(2, 1), PublishAnswer), "also above a chunk: nothing is stored"
+        assert answer == PublishAnswer(2, 1), "also above a chunk: nothing is stored"
     assert told.ephemeral == [
         (
             [1, 3],
@@ -307,14 +377,14 @@ async def test_ten_thousand_are_accepted_and_reached_chunk_by_chunk(
     handler = handler_on(pool, told)
     request = event(*everybody, 20_000, 20_001, data={"text": "x" * 60_000})
     answer = await handler.publish_event("feed", request)
-    assert (answer, type(answer), told.woken) == (AcceptedAnswer(9_998, 2), AcceptedAnswer, 1)
+    assert (answer, told.woken) == (PublishAnswer(9_998, 2), 1)
     assert await conn.fetchval("SELECT count(*) FROM inbox") == 0
     assert await audit(conn) == []
     assert await until_applied(conn, told) == 20
     assert {user: len(events) for user, events in told.envelopes.items()} == dict.fromkeys(everybody, 1)
     assert await inbox_of(pool, 9_998) == told.envelopes[9_998]
     again = await handler.publish_event("feed", request)
-    assert (again, type(again), told.woken) == (answer, AcceptedAnswer, 1)
+    assert (again, told.woken) == (answer, 1)
     assert await until_applied(conn, told) == 0
     with pytest.raises(Refusal) as refused:
         await handler.publish_event("feed", event(*range(1, 10_002)))

@@ -11,13 +11,12 @@ import asyncpg
 import msgspec
 import pytest
 
-from gateway.settings import Events
 from handlers.deed import Delivered
 from handlers.errors import Refusal
-from handlers.events.handler import EventsHandler
 from handlers.events.request import MAX_EVENT_BYTES
 from handlers.events.rules import is_live_topic
 from handlers.events.wire import PublishAnswer, PublishRequest
+from tests.support.publishing import Desk
 
 
 class Topics:
@@ -30,14 +29,14 @@ class Topics:
         self.sent.append((topic, json.loads(envelope)))
 
     def events(self, events: Sequence[Delivered]) -> None:
-        raise AssertionError("an event for a topic is nobody's in particular")
+        assert not events, "an event for a topic is nobody's in particular"
 
     def users(self, user_ids: Sequence[int], envelope: bytes) -> None:
         raise AssertionError("an event for a topic is nobody's in particular")
 
 
-def handler_on(pool: asyncpg.Pool, topics: Topics) -> EventsHandler:
-    return EventsHandler(pool=pool, publisher=topics, limits=Events(), wake_applier=lambda: None)
+def handler_on(pool: asyncpg.Pool, topics: Topics) -> Desk:
+    return Desk(pool, topics)
 
 
 def event(**fields: Any) -> PublishRequest:

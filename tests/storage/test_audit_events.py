@@ -8,15 +8,14 @@ from typing import Final
 import asyncpg
 import pytest
 
-from gateway.settings import Events
 from handlers.events.applier import Applier
-from handlers.events.handler import EventsHandler
 from handlers.inbox.retention import Retention
 from storage import notifications
 from storage.audit import audit
 from storage.audit_events import EVENTS_CHECKS
 from tests.handlers.test_events import Told, event, people
 from tests.storage.test_audit import SEQ, TWICE, fault, found_by
+from tests.support.publishing import Desk
 
 GIVEN_UP: Final = "an event that retention has given up is still kept"
 BODY: Final = "an event has no body, or two"
@@ -29,9 +28,9 @@ async def be_busy(conn: asyncpg.Connection, pool: asyncpg.Pool) -> None:
     """Broadcasts 1 (for users 1 to 3, done), 2 (for 1 to 9, done in chunks), 3 (for 4 to 9, four of them so far) and 4
     (for 1); user 9 was trimmed; user 1 has seen their first."""
     await people(conn, 10)
-    handler = EventsHandler(pool=pool, publisher=Told(), limits=Events(chunk_recipients=3), wake_applier=lambda: None)
+    desk = Desk(pool, Told(), chunk_recipients=3)
     for recipients in ((1, 2, 3), range(1, 10), (4, 5, 6, 7, 8, 9, 404), (1,), (405,)):
-        await handler.publish_event("feed", event(*recipients))
+        await desk.publish_event("feed", event(*recipients))
     applier = Applier(chunk_recipients=4)
     for _ in range(4):
         await applier.apply(conn)

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-from datetime import datetime
 
 import asyncpg
 
-from storage.ingested import Taken, fetch_taken, insert_event
+from storage.ingested import EventKey, Taken, insert_events, list_taken
 from storage.pool import transaction
 from storage.videos import StoredVideo, fetch_owner, fetch_video, mark_deleted
 from tests.support.videos import upsert_video
@@ -49,10 +48,16 @@ async def test_a_deleted_video_keeps_its_owner_and_comes_back_whole_only(pool: a
 
 
 async def test_an_event_is_noted_once_whoever_comes_first(pool: asyncpg.Pool) -> None:
-    async def note(fingerprint: bytes) -> tuple[datetime | None, Taken | None]:
-        async with transaction(pool) as conn:
-            return await insert_event(conn, "source", "e1", fingerprint), await fetch_taken(conn, "source", "e1")
+    keys = [("source", f"e{number}") for number in range(4)]
 
-    answers = await asyncio.gather(*(note(bytes([number])) for number in range(6)))
-    assert sum(1 for taken_at, _ in answers if taken_at is not None) == 1
-    assert len({taken for _, taken in answers}) == 1
+    async def note(number: int) -> tuple[set[EventKey], dict[EventKey, Taken]]:
+        """Some of them, in any order."""
+        some = keys[number % 3 :: -1] + keys[3:]
+        async with transaction(pool) as conn:
+            new = await insert_events(conn, {key: Taken(bytes([number]), number, 0) for key in some})
+            return set(new), await list_taken(conn, some)
+
+    answers = await asyncio.gather(*(note(number) for number in range(9)))
+    assert sorted(key for new, _ in answers for key in new) == keys
+    for key in keys:
+        assert len({taken[key] for _, taken in answers if key in taken}) == 1

@@ -19,7 +19,7 @@ from gateway.http.access import access_routes
 from gateway.http.accounts import account_routes
 from gateway.http.directory import directory_routes
 from gateway.http.door import MAX_BODY_BYTES, Door
-from gateway.http.events import event_routes
+from gateway.http.events import Underway, event_routes
 from gateway.http.health import health_routes
 from gateway.http.problems import answer_problems
 from gateway.settings import Auth, Events
@@ -29,8 +29,8 @@ from handlers.caller import Claims
 from handlers.deed import Delivered
 from handlers.directory.handler import DirectoryHandler
 from handlers.errors import Refusal
-from handlers.events.handler import EventsHandler
 from handlers.wire import Message
+from tests.support.publishing import Desk
 
 SECRET = "a secret of more than thirty-two bytes"
 USER = {"username": "john_doe"}
@@ -109,7 +109,7 @@ async def serving(pool: Any, *, extra: Callable[[Door], list[web.RouteDef]] = la
     admit = everybody if isinstance(pool, SealedPool) else access.admit
     door = Door(verifier=Authenticator(Auth(secret=SECRET)), admit=admit)
     accounts = Accounts()
-    events = EventsHandler(pool=pool, publisher=Topics(published), limits=Events(), wake_applier=lambda: None)
+    desk = Desk(pool, Topics(published))
     app = web.Application(middlewares=[answer_problems], client_max_size=MAX_BODY_BYTES)
     site = Site(TestClient(TestServer(app)), published)
 
@@ -119,7 +119,7 @@ async def serving(pool: Any, *, extra: Callable[[Door], list[web.RouteDef]] = la
     app.add_routes(access_routes(door, access))
     app.add_routes(directory_routes(door, directory))
     app.add_routes(account_routes(door, wallet=accounts, inbox=accounts, know_user=directory.know_user))
-    app.add_routes(event_routes(door, events))
+    app.add_routes(event_routes(door, publish=desk.publish, limits=Events(), underway=Underway()))
     app.add_routes(health_routes(check=check, is_draining=lambda: site.is_draining))
     app.add_routes(extra(door))
     async with site.client:
