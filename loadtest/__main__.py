@@ -40,6 +40,7 @@ def loadtest(
     patience: Annotated[
         float, typer.Option(help="Seconds that what is on its way may take, when promises are checked.", min=0.1)
     ] = 15.0,
+    workers: Annotated[int, typer.Option(help="Of our server.", min=1, max=64)] = 1,
     peer: Annotated[bool, typer.Option(help="Measure stock python-socketio beside ours.")] = True,
     url: Annotated[str | None, typer.Option(help="Load a gateway that runs already, http://host:port.")] = None,
     token_secret: Annotated[
@@ -59,7 +60,9 @@ def loadtest(
     if unknown := set(chosen) - set(SCENARIOS):
         raise typer.BadParameter(f"there is no {', '.join(sorted(unknown))}; there are {', '.join(SCENARIOS)}")
     elsewhere = _elsewhere(url, token_secret, chosen)
-    sizes = Sizes(seconds, rounds, connections, listeners, idle, connects, phones, events, rate, processes, patience)
+    sizes = Sizes(
+        seconds, rounds, connections, listeners, idle, connects, phones, events, rate, processes, patience, workers
+    )
     report = _measured(sizes, chosen, peer, elsewhere)
     if html is not None:
         html.write_text(as_page(report))

@@ -47,7 +47,7 @@ S = TypeVar("S", bound=Server)
 
 class Sizes(msgspec.Struct, frozen=True):
     """How much of everything; times in seconds, `rate` in actions a second (None: closed loops, and mixed's own).
-    `videos` are of likes, hot and mixed; None: enough of them."""
+    `videos` are of likes, hot and mixed; None: enough of them. `workers`: of our server."""
 
     seconds: float = 4.0
     rounds: int = 2
@@ -60,6 +60,7 @@ class Sizes(msgspec.Struct, frozen=True):
     rate: float | None = None
     processes: int = 1
     patience_s: float = 15.0
+    workers: int = 1
     videos: int | None = None
 
     @property
@@ -102,7 +103,7 @@ class Bench:
         """Run these scenarios, in the order of SCENARIOS: memory first, on servers that are fresh."""
         about = machine() | {"seconds": self._sizes.seconds, "processes": self._sizes.processes}
         async with AsyncExitStack() as stack:
-            ours = self._elsewhere or await self._start(Applause(self._folder), stack)
+            ours = self._elsewhere or await self._start(Applause(self._folder, self._sizes.workers), stack)
             servers: list[Server] = [ours]
             if self._with_peer and set(scenarios) - ALONE:
                 servers.append(await self._start(Stock(self._folder), stack))

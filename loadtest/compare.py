@@ -10,6 +10,7 @@ import sys
 import tempfile
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
+from functools import partial
 from html import escape
 from pathlib import Path
 from typing import Annotated, Final
@@ -47,14 +48,13 @@ from loadtest.servers import Applause, Server, ServerFailed, Stock
 MEASURES: Final = ("idle", "connects", "echo", "fanout", "likes")
 KINDS: Final = ("uniform", "hot")
 ON_THE_SOCKET: Final[dict[str, Callable[[Path], Server]]] = {
-    OURS: Applause,
     Stock.name: Stock,
     StockPlain.name: StockPlain,
     Node.name: Node,
     NodePlain.name: NodePlain,
 }
 OF_LIKES: Final[dict[str, type[NodeLikes]]] = {NodeLikes.name: NodeLikes, NodeBatched.name: NodeBatched}
-PEERS: Final = tuple(dict.fromkeys(name for name in (*ON_THE_SOCKET, *OF_LIKES) if name != OURS))
+PEERS: Final = tuple(dict.fromkeys((*ON_THE_SOCKET, *OF_LIKES)))
 LEGEND: Final = (
     "ours is: so many times better, round by round (median, least–most); per CPU-s: of server and database together;\n"
     "*: the load client was at its limit, so the server can do more; stock and Node ask for no token but for likes"
@@ -83,7 +83,11 @@ class Comparing:
         self._sizes = sizes
         self._conduct = Conduct(processes=sizes.processes)
         self._folder = folder
-        self._wanted = (OURS, *peers)
+        workers = sizes.workers
+        team = {} if workers == 1 else {f"{OURS} × {workers}": partial(Applause, workers=workers)}
+        self._ours: dict[str, Callable[[Path], Server]] = {OURS: Applause, **team}
+        self._sockets: dict[str, Callable[[Path], Server]] = {**self._ours, **ON_THE_SOCKET}
+        self._wanted = (*self._ours, *peers)
         self._tell = tell
         self._figures: list[Figure] = []
         self._problems: list[str] = []
@@ -146,9 +150,9 @@ class Comparing:
 
     async def _idle(self) -> None:
         """Each turn with a fresh server: what an earlier crowd has left behind would hide the cost of the next."""
-        for names in self._order(list(ON_THE_SOCKET)):
+        for names in self._order(list(self._sockets)):
             for name in names:
-                async with self._running(ON_THE_SOCKET[name]) as server:
+                async with self._running(self._sockets[name]) as server:
                     if server is not None:
                         count = min(self._sizes.idle, STOCK_IDLE) if _is_stock(server) else self._sizes.idle
                         self._note(
@@ -163,7 +167,7 @@ class Comparing:
         """All servers run from the first round to the last, warm, and take turns at being at work."""
         async with AsyncExitStack() as stack:
             servers: dict[str, Server] = {}
-            for name, make in ON_THE_SOCKET.items():
+            for name, make in self._sockets.items():
                 if name in self._wanted:
                     server = await stack.enter_async_context(self._running(make))
                     servers |= {} if server is None else {name: server}
@@ -202,17 +206,17 @@ class Comparing:
             if peers:
                 self._tell("likes: preparing the peers' PostgreSQL")
                 await databases.start(self._seed)
-            for names in self._order([OURS, *peers]):
+            for names in self._order([*self._ours, *peers]):
                 for name in names:
-                    if name == OURS:
-                        await self._our_likes()
+                    if name in self._ours:
+                        await self._our_likes(self._ours[name])
                     else:
                         await self._likes_of(OF_LIKES[name], databases)
         finally:
             await databases.stop()
 
-    async def _our_likes(self) -> None:
-        async with self._running(Applause) as server:
+    async def _our_likes(self, make: Callable[[Path], Server]) -> None:
+        async with self._running(make) as server:
             assert isinstance(server, Applause)
             await self._seed(server)
             await self._like(server)
@@ -273,6 +277,7 @@ def compare(
     connects: Annotated[int, typer.Option(help="Connections of connects.", min=100, max=50_000)] = 3_000,
     peers: Peers = ALL_PEERS,
     processes: Annotated[int, typer.Option(help="Load processes.", min=1, max=64)] = 1,
+    workers: Annotated[int, typer.Option(help="Measure ours with so many workers, too.", min=1, max=64)] = 1,
     json: Annotated[Path | None, typer.Option(help="Write everything there; - for standard output.")] = None,
     html: Annotated[Path | None, typer.Option(help="Write a page with plots there.")] = None,
 ) -> None:
@@ -293,6 +298,7 @@ def compare(
         idle=idle,
         connects=connects,
         processes=processes,
+        workers=workers,
     )
     found = _compared(sizes, chosen, wanted)
     if html is not None:

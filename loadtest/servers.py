@@ -117,15 +117,18 @@ class Server:
 
 
 class Applause(Server):
-    """Ours, with a PostgreSQL of its own in `folder`/data. A phone may begin when it has resumed."""
+    """Ours, with a PostgreSQL of its own in `folder`/data, as one process or as `workers` that share a port. A phone
+    may begin when it has resumed."""
 
     name = "applause"
     is_durable = True
     takes_bulk = True
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, workers: int = 1) -> None:
+        self.name = self.name if workers == 1 else f"{self.name} × {workers}"
         self.data_dir = folder / "data"
         command = [*PYTHON, "-m", "gateway", "serve", "--port", "0", "--data-dir", str(self.data_dir)]
+        command += ["--workers", str(workers)]
         super().__init__(command, folder, welcome=b'42["resumed"', secret=self.data_dir / "secret")
 
     async def audit(self) -> str:

@@ -268,6 +268,14 @@ async def test_a_peer_that_is_missing_is_skipped_loudly(tmp_path: Path, monkeypa
     assert row.reached[0] is None
 
 
+async def test_workers_are_measured_beside_the_one(tmp_path: Path) -> None:
+    sizes = Sizes(seconds=0.5, rounds=1, connections=4, listeners=40, workers=2)
+    found = await Comparing(sizes, tmp_path, peers=(), tell=lambda line: None).run(["fanout"])
+    assert found.problems == []
+    for row in found.rows:
+        assert [each.server for each in row.servers] == ["applause", "applause × 2"]
+
+
 @pytest.mark.timeout(240)  # two PostgreSQLs are made, and three gateways started
 @pytest.mark.usefixtures("node")
 async def test_likes_are_compared_and_every_ledger_audited(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
