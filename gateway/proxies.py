@@ -4,13 +4,8 @@ from __future__ import annotations
 
 import ipaddress
 from collections.abc import Iterable, Sequence
-from typing import Final
-
-from aiohttp import web
 
 Address = ipaddress.IPv4Address | ipaddress.IPv6Address
-
-FORWARDED_FOR: Final = "X-Forwarded-For"
 
 
 class Proxies:
@@ -18,10 +13,6 @@ class Proxies:
 
     def __init__(self, networks: Iterable[str]) -> None:
         self._networks = [ipaddress.ip_network(network) for network in networks]
-
-    def client_of(self, request: web.Request) -> str:
-        """The address to count a connection for; empty where the transport has none."""
-        return self.client(request.remote or "", request.headers.getall(FORWARDED_FOR, []))
 
     def client(self, peer: str, forwarded: Sequence[str]) -> str:
         """The rightmost address in the `X-Forwarded-For` lines that none of our proxies has, for each proxy adds on the

@@ -88,7 +88,7 @@ class Socket(_Section, frozen=True):
     max_connections_per_address: CountOrOff = 0  # 0: off, since carriers share addresses
     ping_interval_s: Seconds = 25
     ping_timeout_s: Seconds = 20
-    header_timeout_s: Seconds = 10
+    header_timeout_s: Seconds = 10  # from accept to the first byte, and from there to the header's end
     connect_timeout_s: Seconds = 5
     max_message_bytes: Annotated[int, msgspec.Meta(ge=1024, le=16 * 2**20)] = 65_536
     send_queue_bytes: Annotated[int, msgspec.Meta(ge=65_536)] = 1_048_576

@@ -146,11 +146,12 @@ class Node:
             actions=TokenBuckets(settings.limits.actions_per_second),
         )
         self._finish_client_app(client_app, handlers.access)
-        app = self._site(client_app, Door(verifier=authenticator, admit=handlers.access.admit), handlers)
+        socket_door = self._socket_door(client_app)
+        app = self._site(socket_door, Door(verifier=authenticator, admit=handlers.access.admit), handlers)
         if demo:
             await self._add_demo(app, handlers.directory)
         stack.push_async_callback(self._supervisor.stop)  # after the doors, before what the services stand on
-        port = await listen(app, settings, stack, is_shared=self._team is not None)
+        port = await listen(app, socket_door, self._wheel, settings, stack, is_shared=self._team is not None)
         if self._team is None:
             say_ready(settings.server.host, port)
         log.info("listening", host=settings.server.host, port=port, node=self._name, epoch=self._history.epoch)
@@ -272,18 +273,21 @@ class Node:
             outcomes=Outcomes(pool=pool),
         )
 
-    def _site(self, client_app: ClientApp, door: Door, handlers: Handlers) -> web.Application:
-        """Doors 1 and 2."""
-        http_counts = HttpCounts()
-        app = web.Application(
-            middlewares=[counting(http_counts, slow_s=self._slow_s), answer_problems], client_max_size=MAX_BODY_BYTES
-        )
-        socket_door = SocketDoor(
+    def _socket_door(self, client_app: ClientApp) -> SocketDoor:
+        """Door 1."""
+        return SocketDoor(
             settings=self._settings.socket,
             app=client_app,
             wheel=self._wheel,
             admit=self._admit,
-            address_of=Proxies(self._settings.server.trusted_proxies).client_of,
+            address_of=Proxies(self._settings.server.trusted_proxies).client,
+        )
+
+    def _site(self, socket_door: SocketDoor, door: Door, handlers: Handlers) -> web.Application:
+        """Door 2, and what of door 1 is HTTP."""
+        http_counts = HttpCounts()
+        app = web.Application(
+            middlewares=[counting(http_counts, slow_s=self._slow_s), answer_problems], client_max_size=MAX_BODY_BYTES
         )
         socket_door.add_routes(app.router)
         app.add_routes(
@@ -374,7 +378,7 @@ class Node:
 
     # -- coming and going ------------------------------------------------------------------------
 
-    def _admit(self, _: web.Request) -> Refused | None:
+    def _admit(self) -> Refused | None:
         if self._dispatch.draining:
             return Refused("draining", "this node is going away")
         if not self._lane.available:

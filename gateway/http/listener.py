@@ -1,7 +1,8 @@
-"""The port: aiohttp's server on it."""
+"""The port: the porch on it, and aiohttp's server behind."""
 
 from __future__ import annotations
 
+import asyncio
 from contextlib import AsyncExitStack
 from pathlib import Path
 
@@ -9,27 +10,34 @@ from aiohttp import web
 
 from gateway.http.log import server_log
 from gateway.settings import Settings
-from gateway.socket.door import server_options
+from gateway.socket.door import SocketDoor, server_options
+from gateway.socket.porch import Porch
+from gateway.socket.wheel import Wheel
 
 
-async def listen(app: web.Application, settings: Settings, stack: AsyncExitStack, *, is_shared: bool) -> int:
-    """Serve `app` until the stack is left; returns the port. `is_shared`: beside others of the same parent.
+async def listen(
+    app: web.Application, door: SocketDoor, wheel: Wheel, settings: Settings, stack: AsyncExitStack, *, is_shared: bool
+) -> int:
+    """Serve `app` and `door` until the stack is left; returns the port. `is_shared`: beside others of the same parent.
 
     Raises OSError where it can't be had."""
-    server = settings.server
-    runner = web.AppRunner(app, handle_signals=False, logger=server_log(), **server_options(settings.socket))
+    runner = web.AppRunner(
+        app, handle_signals=False, logger=server_log(), shutdown_timeout=1.0, **server_options(settings.socket)
+    )
     await runner.setup()
     stack.push_async_callback(runner.cleanup)
-    site = web.TCPSite(
-        runner,
-        server.host,
-        server.port,
+    assert runner.server is not None
+    porch = Porch(door=door, http=runner.server, wheel=wheel, patience_s=settings.socket.header_timeout_s)
+    stack.callback(porch.close)
+    server = await asyncio.get_running_loop().create_server(
+        porch,
+        settings.server.host,
+        settings.server.port,
         backlog=_longest_backlog(),
-        shutdown_timeout=1.0,
         reuse_port=is_shared or None,
     )
-    await site.start()
-    port: int = runner.addresses[0][1]
+    stack.callback(server.close)
+    port: int = server.sockets[0].getsockname()[1]
     return port
 
 

@@ -1,18 +1,18 @@
 """GET /socket.io/: the HTTP handshake that turns a request into a `Connection`.
 
-aiohttp reads and validates the HTTP; we check RFC 6455 section 4.2 and Engine.IO's query, answer 101 and take the
-transport for ourselves. Refusals have the status and body that official servers give. The query is read for `EIO`
-and `transport` only, never for a token; `X-Forwarded-Host` is never read.
+Most are plain and come from the porch (`porch.py`), read and checked. aiohttp reads the HTTP of all others; here we
+check RFC 6455 section 4.2 and Engine.IO's query, answer 101 and take the transport for ourselves. Refusals are always
+aiohttp's to send, and have the status and body that official servers give. The query is read for `EIO` and `transport`
+only, never for a token; `X-Forwarded-Host` is never read.
 """
 
 from __future__ import annotations
 
 import asyncio
 import base64
-import binascii
 import hashlib
 import math
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 from typing import Any, Final, NoReturn, Protocol
 from urllib.parse import urlsplit
 
@@ -23,6 +23,7 @@ from structlog.contextvars import clear_contextvars
 from gateway.counts import SocketCounts
 from gateway.socket.connection import Connection
 from gateway.socket.hall import Hall, SocketApp, SocketLimits
+from gateway.socket.handshake import Handshake, is_key
 from gateway.socket.wheel import Wheel
 
 PATH: Final = "/socket.io/"
@@ -52,15 +53,16 @@ class Refused(msgspec.Struct, frozen=True):
     retry_after_s: float = 1.0
 
 
-Admit = Callable[[web.Request], Refused | None]
-AddressOf = Callable[[web.Request], str]
+Admit = Callable[[], Refused | None]
+AddressOf = Callable[[str, Sequence[str]], str]
+"""(the peer's address, the `X-Forwarded-For` lines) -> the address that a connection counts for."""
 
 
 def server_options(settings: DoorSettings) -> dict[str, Any]:
     """Options for `web.AppRunner`: time for a whole header, and no access log (it would print query strings).
 
-    aiohttp's keep-alive timer also runs from accept to the end of the first header, and bytes that trickle in don't
-    extend it: it closes half-sent headers and idle HTTP connections alike.
+    aiohttp's keep-alive timer also runs from its first byte to the end of the first header, and bytes that trickle in
+    don't extend it: it closes half-sent headers and idle HTTP connections alike. Until then the porch has waited.
     """
     return {"keepalive_timeout": settings.header_timeout_s, "access_log": None}
 
@@ -76,7 +78,7 @@ class SocketDoor:
         app: SocketApp,
         wheel: Wheel,
         admit: Admit,
-        address_of: AddressOf = lambda request: request.remote or "",
+        address_of: AddressOf = lambda peer, _: peer,
     ) -> None:
         self._settings = settings
         self._admit = admit
@@ -100,19 +102,34 @@ class SocketDoor:
         for path in (PATH, PATH.rstrip("/")):
             router.add_route("*", path, self.handle)
 
+    def let_in(self, transport: asyncio.Transport, handshake: Handshake, tail: bytes) -> bool:
+        """Begin a connection on `transport`, with what came right behind the handshake; False, and nothing is done,
+        where it is to be refused."""
+        origins = () if handshake.origin is None else (handshake.origin,)
+        forwarded = () if handshake.forwarded_for is None else (handshake.forwarded_for,)
+        peer = transport.get_extra_info("peername")
+        address = self._address_of(str(peer[0]) if peer else "", forwarded)
+        if self._is_foreign(origins, handshake.host) or self._why_not_now(address) is not None:
+            return False
+        connection = Connection(self._hall, address, _bearer(handshake.authorization or ""))
+        transport.set_protocol(connection)
+        connection.start(transport, _switching_protocols(handshake.key))
+        if tail:
+            connection.data_received(tail)
+        return True
+
     async def handle(self, request: web.Request) -> web.Response:
         """Answer a handshake: a refusal is returned, an accepted connection never comes back to aiohttp."""
+        address = self._address_of(request.remote or "", request.headers.getall("X-Forwarded-For", []))
         refusal = self._refuse_query(request) or self._refuse_handshake(request) or self._refuse_origin(request)
-        refusal = refusal or self._refuse_for_now(request)
+        refusal = refusal or self._refuse_for_now(address)
         if refusal is not None:
             return refusal
         if request.transport is None:
             return web.Response(status=400)  # the client has gone meanwhile; nobody reads this
-        connection = Connection(
-            self._hall, self._address_of(request), _bearer(request.headers.get("Authorization", ""))
-        )
+        connection = Connection(self._hall, address, _bearer(request.headers.get("Authorization", "")))
         clear_contextvars()  # the log's: whatever begins from here on is no request's any more
-        hand_over(request, connection, _switching_protocols(request))
+        hand_over(request, connection, _switching_protocols(request.headers["Sec-WebSocket-Key"]))
 
     def _refuse_query(self, request: web.Request) -> web.Response | None:
         if request.query.get("transport") != "websocket":
@@ -136,27 +153,32 @@ class SocketDoor:
             and "upgrade" in _tokens(headers.getall("Connection", []))
             and len(headers.getall("Sec-WebSocket-Version", [])) == 1
             and len(keys) == 1
-            and _is_key(keys[0])
+            and is_key(keys[0])
             and not request.body_exists
         )
         return None if sound else _engine_refusal(400, 3, "Bad request")
 
     def _refuse_origin(self, request: web.Request) -> web.Response | None:
-        """Apps send no Origin; a browser's must be our own host or on the list."""
-        origins = request.headers.getall("Origin", [])
-        if not origins or "*" in self._origins:
-            return None
-        origin = origins[0].rstrip("/").lower()
-        if len(origins) == 1 and (origin in self._origins or _is_own_host(origin, request.host.lower())):
-            return None
-        return _engine_refusal(403, 4, "Forbidden")
+        if self._is_foreign(request.headers.getall("Origin", []), request.host):
+            return _engine_refusal(403, 4, "Forbidden")
+        return None
 
-    def _refuse_for_now(self, request: web.Request) -> web.Response | None:
-        refused = self._refuse_crowd(self._address_of(request)) or self._admit(request)
+    def _is_foreign(self, origins: Sequence[str], host: str) -> bool:
+        """Apps send no Origin; a browser's must be our own host or on the list."""
+        if not origins or "*" in self._origins:
+            return False
+        origin = origins[0].rstrip("/").lower()
+        return len(origins) > 1 or not (origin in self._origins or _is_own_host(origin, host.lower()))
+
+    def _refuse_for_now(self, address: str) -> web.Response | None:
+        refused = self._why_not_now(address)
         if refused is None:
             return None
         self._hall.counts.connects[refused.code] += 1
         return _unavailable(refused)
+
+    def _why_not_now(self, address: str) -> Refused | None:
+        return self._refuse_crowd(address) or self._admit()
 
     def _refuse_crowd(self, address: str) -> Refused | None:
         if len(self._hall.open) >= self._settings.max_connections:
@@ -191,9 +213,9 @@ def hand_over(request: web.Request, connection: Connection, http_head: bytes) ->
     raise asyncio.CancelledError
 
 
-def _switching_protocols(request: web.Request) -> bytes:
-    key = request.headers["Sec-WebSocket-Key"].strip().encode()
-    accept = base64.b64encode(hashlib.sha1(key + _WEBSOCKET_GUID, usedforsecurity=False).digest())
+def _switching_protocols(key: str) -> bytes:
+    digest = hashlib.sha1(key.encode() + _WEBSOCKET_GUID, usedforsecurity=False).digest()
+    accept = base64.b64encode(digest)
     return (
         b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
         b"Sec-WebSocket-Accept: %b\r\n\r\n" % accept
@@ -235,14 +257,6 @@ def _bearer(authorization: str) -> str | None:
 def _tokens(values: list[str]) -> set[str]:
     """The members of a header that is a list, in lower case."""
     return {token.strip().lower() for value in values for token in value.split(",")}
-
-
-def _is_key(key: str) -> bool:
-    """Whether this is base64 of 16 bytes."""
-    try:
-        return len(base64.b64decode(key.strip(), validate=True)) == 16
-    except (binascii.Error, ValueError):
-        return False
 
 
 def _is_own_host(origin: str, host: str) -> bool:

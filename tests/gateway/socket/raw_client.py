@@ -14,7 +14,8 @@ from aiohttp import web
 
 from gateway.settings import Socket
 from gateway.socket.connection import Connection, event_frame
-from gateway.socket.door import Refused, SocketDoor, server_options
+from gateway.socket.door import AddressOf, Refused, SocketDoor, server_options
+from gateway.socket.porch import Porch
 from gateway.socket.wheel import Wheel
 from tests.gateway.socket.frame_maker import CLOSE, TEXT, close, text
 
@@ -64,13 +65,16 @@ class EchoApp:
 
 
 class House:
-    """A running server: its app, its door and its port."""
+    """A running server: its app, its door, its porch and its port. `http` has aiohttp's protocols, each of one
+    connection that the porch has passed on."""
 
-    def __init__(self, app: EchoApp, door: SocketDoor, runner: web.AppRunner) -> None:
+    def __init__(self, app: EchoApp, door: SocketDoor, runner: web.AppRunner, porch: Porch) -> None:
         self.app = app
         self.door = door
         self.runner = runner
-        self.port: int = runner.addresses[0][1]
+        self.porch = porch
+        self.http: list[asyncio.Protocol] = []
+        self.port = 0
 
     async def client(
         self, *, query: str = QUERY, connect: bool = True, headers: str = "", tail: bytes = b""
@@ -170,22 +174,40 @@ async def _answer_plainly(_: web.Request) -> web.Response:
 
 @asynccontextmanager
 async def serve(
-    *, refused: Callable[[], Refused | None] = lambda: None, tick_s: float = 0.02, **settings: Any
+    *,
+    refused: Callable[[], Refused | None] = lambda: None,
+    tick_s: float = 0.02,
+    has_porch: bool = True,
+    address_of: AddressOf = lambda peer, _: peer,
+    **settings: Any,
 ) -> AsyncIterator[House]:
-    """A server on a free port; `settings` as in `Settings.socket`."""
+    """A server on a free port; `settings` as in `Settings.socket`. Without a porch all handshakes are aiohttp's."""
     app = EchoApp()
     site = web.Application()
     chosen = Socket(**settings)
     wheel = Wheel(asyncio.get_running_loop(), tick_s=tick_s)
-    door = SocketDoor(settings=chosen, app=app, wheel=wheel, admit=lambda _: refused())
+    door = SocketDoor(settings=chosen, app=app, wheel=wheel, admit=refused, address_of=address_of)
     door.add_routes(site.router)
     site.router.add_get("/plain", _answer_plainly)
     runner = web.AppRunner(site, **server_options(chosen))
     await runner.setup()
-    await web.TCPSite(runner, "127.0.0.1", 0).start()
+    assert isinstance(runner.server, web.Server)
+    make_http = runner.server
+
+    def pass_on() -> asyncio.Protocol:
+        house.http.append(make_http())
+        return house.http[-1]
+
+    porch = Porch(door=door, http=pass_on, wheel=wheel, patience_s=chosen.header_timeout_s)
+    house = House(app, door, runner, porch)
+    loop = asyncio.get_running_loop()
+    server = await loop.create_server(porch if has_porch else pass_on, "127.0.0.1", 0)
+    house.port = server.sockets[0].getsockname()[1]
     try:
-        yield House(app, door, runner)
+        yield house
     finally:
+        server.close()
+        porch.close()
         for connection in list(door.connections):
             connection._transport.abort()
         await runner.cleanup()

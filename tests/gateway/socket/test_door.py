@@ -1,4 +1,5 @@
-"""door.py: who is let in and how others are told, and the hand-over of aiohttp's transport."""
+"""door.py: who is let in and how others are told, from the porch and from aiohttp alike, and the hand-over of aiohttp's
+transport."""
 
 from __future__ import annotations
 
@@ -16,9 +17,15 @@ from tests.gateway.socket.frame_maker import text
 from tests.gateway.socket.raw_client import KEY, QUERY, House, RawClient, request, serve
 
 
+@pytest.fixture(params=["porch", "aiohttp"])
+def has_porch(request: pytest.FixtureRequest) -> bool:
+    """Which of them reads the handshake."""
+    return request.param == "porch"
+
+
 @pytest.fixture
-async def house() -> AsyncIterator[House]:
-    async with serve() as running:
+async def house(has_porch: bool) -> AsyncIterator[House]:
+    async with serve(has_porch=has_porch) as running:
         yield running
 
 
@@ -87,8 +94,8 @@ async def test_refusals(house: House, name: str) -> None:
         ("http://[", "test", False),
     ],
 )
-async def test_origins(origin: str, host: str, allowed: bool) -> None:
-    async with serve(allowed_origins=("https://app.example",)) as house:
+async def test_origins(origin: str, host: str, allowed: bool, has_porch: bool) -> None:
+    async with serve(has_porch=has_porch, allowed_origins=("https://app.example",)) as house:
         sent = request(Host=host, Origin=origin, headers="X-Forwarded-Host: other\r\n")
         client = await RawClient.open(house.port)
         client.writer.write(sent)
@@ -97,24 +104,26 @@ async def test_origins(origin: str, host: str, allowed: bool) -> None:
         client.writer.close()
 
 
-async def test_a_star_lets_every_origin_in() -> None:
-    async with serve(allowed_origins=("*",)) as house:
+async def test_a_star_lets_every_origin_in(has_porch: bool) -> None:
+    async with serve(has_porch=has_porch, allowed_origins=("*",)) as house:
         await house.client(headers="Origin: null\r\n")
 
 
-async def test_refusals_for_the_moment_are_503_with_retry_after() -> None:
-    answers: list[Refused | None] = [Refused("draining", "this node is going away", 2.5), None]
-    async with serve(refused=lambda: answers.pop(0)) as house:
+async def test_refusals_for_the_moment_are_503_with_retry_after(has_porch: bool) -> None:
+    reasons = [Refused("draining", "this node is going away", 2.5)]
+    async with serve(has_porch=has_porch, refused=lambda: reasons[-1] if reasons else None) as house:
         status, answer = await house.exchange(request())
         assert status == 503
         assert "Retry-After: 3\r\n" in answer
         body = msgspec.json.decode(answer.partition("\r\n\r\n")[2])
         assert (body["code"], body["retryable"], body["retryAfterMs"]) == ("draining", True, 2500)
+        assert house.door.counts.connects == {"draining": 1}
+        reasons.clear()
         await house.client()
 
 
-async def test_the_number_of_connections_is_bounded() -> None:
-    async with serve(max_connections=2) as house:
+async def test_the_number_of_connections_is_bounded(has_porch: bool) -> None:
+    async with serve(has_porch=has_porch, max_connections=2) as house:
         first, _ = await house.client(), await house.client(connect=False)
         status, answer = await house.exchange(request())
         assert (status, '"overloaded"' in answer) == (503, True)
@@ -123,8 +132,8 @@ async def test_the_number_of_connections_is_bounded() -> None:
         await house.client()
 
 
-async def test_connections_of_one_address_are_bounded_where_that_is_set() -> None:
-    async with serve(max_connections_per_address=1) as house:
+async def test_connections_of_one_address_are_bounded_where_that_is_set(has_porch: bool) -> None:
+    async with serve(has_porch=has_porch, max_connections_per_address=1) as house:
         first = await house.client()
         status, answer = await house.exchange(request())
         assert (status, '"connection_limit"' in answer) == (503, True)
@@ -133,8 +142,8 @@ async def test_connections_of_one_address_are_bounded_where_that_is_set() -> Non
         await house.client()
 
 
-async def test_half_a_header_is_closed() -> None:
-    async with serve(header_timeout_s=0.2) as house:
+async def test_half_a_header_is_closed(has_porch: bool) -> None:
+    async with serve(has_porch=has_porch, header_timeout_s=0.2) as house:
 
         async def hang(sent: bytes) -> float:
             client = await RawClient.open(house.port)
@@ -148,8 +157,8 @@ async def test_half_a_header_is_closed() -> None:
         assert all(0.1 < took_s < 1.5 for took_s in await asyncio.gather(*map(hang, halves)))
 
 
-async def test_a_header_that_trickles_is_closed() -> None:
-    async with serve(header_timeout_s=0.4) as house:
+async def test_a_header_that_trickles_is_closed(has_porch: bool) -> None:
+    async with serve(has_porch=has_porch, header_timeout_s=0.4) as house:
         client = await RawClient.open(house.port)
         started = time.monotonic()
         ended = asyncio.ensure_future(client.reader.read())
@@ -209,8 +218,8 @@ async def test_nothing_of_the_request_is_left(house: House) -> None:
     assert await clients[0].text() == "431[[]]"
 
 
-async def test_neither_the_header_deadline_nor_keep_alive_reach_a_connection() -> None:
-    async with serve(header_timeout_s=0.1) as house:
+async def test_neither_the_header_deadline_nor_keep_alive_reach_a_connection(has_porch: bool) -> None:
+    async with serve(has_porch=has_porch, header_timeout_s=0.1) as house:
         client = await house.client()
         await asyncio.sleep(0.3)
         client.send('421["echo"]')
@@ -228,8 +237,8 @@ async def test_a_client_that_leaves_during_the_handshake_leaves_nothing(house: H
     assert all(isinstance(connection, Connection) for connection in house.app.lost)
 
 
-async def test_the_handshake_says_how_this_server_is_set() -> None:
-    async with serve(ping_interval_s=0.5, ping_timeout_s=0.25, max_message_bytes=5000) as house:
+async def test_the_handshake_says_how_this_server_is_set(has_porch: bool) -> None:
+    async with serve(has_porch=has_porch, ping_interval_s=0.5, ping_timeout_s=0.25, max_message_bytes=5000) as house:
         client = await RawClient.open(house.port)
         client.writer.write(request(query=QUERY.replace("/?", "?")))
         await client.read_handshake()
