@@ -13,6 +13,7 @@ import msgspec
 from jwt.algorithms import ECAlgorithm, HMACAlgorithm, RSAAlgorithm
 from jwt.utils import base64url_decode
 
+from gateway.hs256 import Hs256
 from gateway.jwks import MAX_KID, Algorithm, Jwks
 from handlers.caller import Caller
 from handlers.caller import Claims as Claims
@@ -94,6 +95,7 @@ class Authenticator:
         self._jwks = jwks
         self._clock = clock
         self._secrets = [secret.encode() for secret in (settings.secret, settings.previous_secret) if secret]
+        self._hs256 = Hs256(self._secrets)
         self._leeway_s = min(settings.leeway_s, MAX_LEEWAY_S)
         self._jws = jwt.PyJWS(algorithms=[])
         self._jws.register_algorithm("HS256", _Hmac(HMACAlgorithm.SHA256))
@@ -143,14 +145,23 @@ class Authenticator:
         if len(token) > MAX_TOKEN_BYTES:
             raise AuthError("token_invalid")
         try:
-            header = _HEADER.decode(base64url_decode(token.partition(".")[0]))
-            if not FORBIDDEN_HEADERS.isdisjoint(header):
-                raise AuthError("token_invalid")
-            algorithm = _required(_TEXT, header, "alg")
-            return _PAYLOAD.decode(self._signed_payload(token, algorithm, self._keys(algorithm, header)))
+            payload = self._hs256.payload(token)
+            if payload is None:
+                payload = self._payload_of_any(token)
+            return _PAYLOAD.decode(payload)
         except (jwt.PyJWTError, ValueError, RecursionError):
             # `from None`: the library's messages quote what they were given
             raise AuthError("token_invalid") from None
+
+    def _payload_of_any(self, token: str) -> bytes:
+        header = _HEADER.decode(base64url_decode(token.partition(".")[0]))
+        if not FORBIDDEN_HEADERS.isdisjoint(header):
+            raise AuthError("token_invalid")
+        algorithm = _required(_TEXT, header, "alg")
+        payload = self._signed_payload(token, algorithm, self._keys(algorithm, header))
+        if algorithm == "HS256":
+            self._hs256.trust_header_of(token)
+        return payload
 
     def _keys(self, algorithm: str, header: dict[str, msgspec.Raw]) -> list[Any]:
         """The keys that this algorithm is configured with: the secrets for HS256, published ones for the others."""
