@@ -19,8 +19,11 @@ class Arrival(NamedTuple):
     revoked_up_to: int | None  # Unix second: tokens issued in it or before are refused
 
 
+# OFFSET 0 keeps the planner from joining by hash, which reads all heads: of 100,000 users not yet analysed that took
+# 9 ms for a dozen, where looking each up takes 0.1 ms.
 LIST = """
-SELECT u.id, u.status, h.seq, h.oldest_seq, r.up_to FROM users u JOIN heads h ON h.user_id = u.id
+SELECT u.id, u.status, h.seq, h.oldest_seq, r.up_to
+FROM users u CROSS JOIN LATERAL (SELECT seq, oldest_seq FROM heads WHERE user_id = u.id OFFSET 0) h
 LEFT JOIN user_revocations r ON r.user_id = u.id
 WHERE u.id = ANY($1::bigint[])
 """
