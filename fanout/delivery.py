@@ -13,16 +13,13 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Callable, Sequence
 
 from fanout.counts import DeliveryCounts
 from fanout.cursor import NOT_STARTED, Cursor, Sink
 from fanout.hub import Hub
+from fanout.pages import Page, Pages, ReadFailed, ReadPages
 from fanout.tasks import Backoff, Spawn
-
-ReadAfter = Callable[[int, int, int, int], Awaitable[list[tuple[int, bytes]]]]
-"""(user_id, after, upto, limit) -> the user's events `after < seq <= upto` as (seq, envelope JSON), in order and
-without a gap, at most `limit`, from `after + 1` on, or from further up where retention has overtaken."""
 
 FrameOf = Callable[[bytes], bytes]
 """Envelope JSON -> the finished frame that a sink takes."""
@@ -38,13 +35,12 @@ class Delivery:
     """Brings events to cursors. All methods are synchronous; pumps run as tasks of `spawn`, one per cursor and only
     while it is behind. A pump holds at most `page` events in memory, also while its sink is congested."""
 
-    def __init__(self, *, hub: Hub, read_after: ReadAfter, frame_of: FrameOf, spawn: Spawn, page: int = 100) -> None:
+    def __init__(self, *, hub: Hub, read_pages: ReadPages, frame_of: FrameOf, spawn: Spawn, page: int = 100) -> None:
         self._hub = hub
         self._users = hub.users
-        self._read_after = read_after
+        self._pages = Pages(read_pages=read_pages, spawn=spawn, limit=page)
         self._frame_of = frame_of
         self._spawn = spawn
-        self._page = page
         self._reads_fail = False
         self.counts = DeliveryCounts()
 
@@ -255,22 +251,22 @@ class Delivery:
                 self._write(cursor, cursor.at + 1, envelope)
         return not cursor.gone and cursor.at < cursor.goal()
 
-    async def _read(self, cursor: Cursor) -> list[tuple[int, bytes]]:
+    async def _read(self, cursor: Cursor) -> Page:
         """The next page. Repeats until the database answers or the cursor is gone; never loses its place, for nobody
         else moves `at` while a pump runs."""
         backoff = Backoff(first=RETRY_FIRST_S, most=RETRY_MOST_S)
         while not cursor.gone:
             try:
-                page = await self._read_after(cursor.user_id, cursor.at, cursor.goal(), self._page)
-            except Exception as error:  # whatever it is, giving up would leave a gap
-                self._note_reads(failing=type(error).__name__)
+                page = await self._pages.next_of(cursor)
+            except ReadFailed as failed:  # giving up would leave a gap
+                self._note_reads(failing=str(failed))
                 await _pause(cursor, backoff.next())
             else:
                 self._note_reads(failing=None)
                 return page
         return []
 
-    async def _give(self, cursor: Cursor, page: list[tuple[int, bytes]]) -> None:
+    async def _give(self, cursor: Cursor, page: Page) -> None:
         """Writes a page. Where its first event is not the next one, retention has overtaken the cursor; the cut client
         resumes and is told `complete: false`. An empty page below a known head says the same."""
         if not page:

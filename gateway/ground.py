@@ -12,7 +12,7 @@ from storage.db import connect
 from storage.embedded import SERVER_SETTINGS, EmbeddedPostgres
 from storage.migrate import ensure_current, migrate
 
-BESIDE_THE_POOL = 6  # connections of a node: its lane, its broker's two, and what is just being renewed
+BESIDE_THE_POOL = 8  # connections of a node: its lane, its broker's two, those for pages, and what is being renewed
 
 
 async def database(settings: Settings, stack: AsyncExitStack, supervisor: Supervisor) -> str:

@@ -6,6 +6,7 @@ import asyncio
 import math
 import secrets
 from contextlib import AsyncExitStack
+from functools import partial
 from typing import Any, Final
 
 import asyncpg
@@ -15,6 +16,7 @@ from prometheus_client import CollectorRegistry
 
 from fanout.delivery import Delivery
 from fanout.hub import Hub
+from fanout.pages import READERS
 from fanout.presence import Presence
 from fanout.publisher import Publisher
 from gateway import failpoints, metrics
@@ -65,6 +67,7 @@ from handlers.events.handler import EventsHandler
 from handlers.inbox.envelope import render
 from handlers.inbox.handler import InboxHandler
 from handlers.inbox.notifications import NotificationsHandler
+from handlers.inbox.pages import InboxPages
 from handlers.inbox.retention import Retention
 from handlers.keys import Outcomes
 from handlers.profile.handler import ProfileHandler
@@ -72,7 +75,7 @@ from handlers.uploads.handler import UploadHandler
 from handlers.wallet.handler import WalletHandler
 from handlers.wallet.spending import SpendingHandler
 from storage import requests
-from storage.db import connect_lane, create_pool
+from storage.db import BY_INDEX, connect_lane, create_pool
 from storage.migrate import pending
 from storage.pool import session
 
@@ -124,8 +127,8 @@ class Node:
         inbox = InboxHandler(pool=self._pool, devices_of=self._devices_of)
         self._delivery = Delivery(
             hub=self._hub,
-            read_after=inbox.read_after,
-            frame_of=lambda envelope: event_frame("notification", envelope),
+            read_pages=InboxPages(pool=await self._open_pages_pool(stack)).read,
+            frame_of=partial(event_frame, "notification"),
             spawn=self._supervisor.spawn,
             page=settings.inbox.page,
         )
@@ -155,6 +158,13 @@ class Node:
         if self._team is None:
             say_ready(settings.server.host, port)
         log.info("listening", host=settings.server.host, port=port, node=self._name, epoch=self._history.epoch)
+
+    async def _open_pages_pool(self, stack: AsyncExitStack) -> asyncpg.Pool:
+        """Sessions for pages alone: a storm of resumes takes none from whoever connects, and none of them waits for
+        somebody's slow request."""
+        pool = await create_pool(self._dsn, size=READERS, on_connect=self._history.look, settings=BY_INDEX)
+        stack.push_async_callback(_close, pool)
+        return pool
 
     # -- parts -----------------------------------------------------------------------------------
 

@@ -2,35 +2,47 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Mapping
 from typing import Any, Final
 
 import asyncpg
 
 CONNECT_TIMEOUT_S: Final = 4.0  # an action that waits is answered within 5 s of its receipt
 
-# A lane keeps its plans for weeks. With a generic plan cached while the tables were small, one read grew from 50 to
-# 250 ms a batch; every statement of a lane has an index to go by, so the other plans are never right.
-# The time-outs are for the other nodes: a lane that freezes with locks held must not stop them.
-LANE_SETTINGS: Final = {
+# Sessions keep their plans for weeks. With a generic plan cached while the tables were small, one read of the lane grew
+# from 50 to 250 ms a batch, a hundred inboxes took 2.4 s; where every statement has an index to go by, the other plans
+# are never right.
+BY_INDEX: Final = {
     "enable_seqscan": "off",
     "enable_hashjoin": "off",
     "enable_mergejoin": "off",
     "jit": "off",  # switched-off plans count as expensive before PostgreSQL 18, and would be compiled each time
+}
+# The time-outs are for the other nodes: a lane that freezes with locks held must not stop them.
+LANE_SETTINGS: Final = {
+    **BY_INDEX,
     "idle_in_transaction_session_timeout": "2s",
     "lock_timeout": "250ms",
 }
+
+NO_SETTINGS: Final[Mapping[str, str]] = {}
 
 OnConnect = Callable[[asyncpg.Connection], Coroutine[Any, Any, None]]
 
 
 async def create_pool(
-    dsn: str, *, size: int, command_timeout_s: float = 10.0, on_connect: OnConnect | None = None
+    dsn: str,
+    *,
+    size: int,
+    command_timeout_s: float = 10.0,
+    on_connect: OnConnect | None = None,
+    settings: Mapping[str, str] = NO_SETTINGS,
 ) -> asyncpg.Pool:
     """A pool of at most `size` connections, all opened on demand: asyncpg logs a traceback for each try to keep some
     open while the database is away.
 
-    `on_connect` sees each new connection once before anybody uses it (the gateway compares the epoch there).
+    `on_connect` sees each new connection once before anybody uses it (the gateway compares the epoch there), `settings`
+    hold for all of its sessions.
     """
     return await asyncpg.create_pool(
         dsn,
@@ -40,7 +52,7 @@ async def create_pool(
         command_timeout=command_timeout_s,
         init=on_connect,
         reset=_leave_as_it_is,
-        server_settings={"application_name": "applause"},
+        server_settings={"application_name": "applause", **settings},
     )
 
 

@@ -8,19 +8,21 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from datetime import datetime
-from typing import TYPE_CHECKING, Final, NamedTuple
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 from uuid import UUID
 
 from storage import broadcasts, ledger
 from storage.broadcasts import Body
 from storage.ledger import Entry
-from storage.statement import Write, micros, moment_of
+from storage.statement import Write, columns, micros, moment_of
 
 if TYPE_CHECKING:
     from asyncpg import Connection
 
 
-PAGE_BYTES: Final = 262_144  # of backends' bodies, from which on a page ends: they may be large, all others are small
+# Of backends' bodies, from which on a page ends, or all pages of a statement: they may be large, all others are small.
+PAGE_BYTES: Final = 262_144
+PAGES_BYTES: Final = 1_048_576
 _MOST_OVERTAKINGS: Final = 5  # a page is read in milliseconds, an inbox trimmed every few seconds
 
 
@@ -95,50 +97,89 @@ def append_shared(rows: Sequence[SharedRow]) -> list[Write]:
     return [Write(APPEND_SHARED, (rows,)), Write(ADVANCE, (list({row.user_id: row.seq for row in rows}.items()),))]
 
 
+# Of a body that many share, nothing but where it is: the rest would cost the driver more than the row.
 LIST_EVENTS = """
-SELECT user_id, seq, id, type, event_type, data, created_at, broadcast_id FROM inbox
-WHERE user_id = $1 AND seq > $2 AND seq <= $3 ORDER BY seq LIMIT $4
+SELECT asked.place, e.* FROM unnest($1::bigint[], $2::bigint[], $3::bigint[])
+    WITH ORDINALITY AS asked(user_id, after, upto, place)
+CROSS JOIN LATERAL (
+    SELECT i.seq, i.broadcast_id, CASE WHEN i.broadcast_id IS NULL THEN i.id END,
+        CASE WHEN i.broadcast_id IS NULL THEN i.type END, CASE WHEN i.broadcast_id IS NULL THEN i.event_type END,
+        i.data, CASE WHEN i.broadcast_id IS NULL THEN i.created_at END
+    FROM inbox i WHERE i.user_id = asked.user_id AND i.seq > asked.after AND i.seq <= asked.upto
+    ORDER BY i.seq LIMIT $4) e
 """
 
 LIST_ENTRIES = f"""
-SELECT {ledger.COLUMNS} FROM wallet_transactions
-WHERE user_id = $1 AND seq > $2 AND seq <= $3 AND seq >= (SELECT oldest_seq FROM heads WHERE user_id = $1)
-ORDER BY seq LIMIT $4
+SELECT asked.place, e.* FROM unnest($1::bigint[], $2::bigint[], $3::bigint[])
+    WITH ORDINALITY AS asked(user_id, after, upto, place)
+JOIN heads h ON h.user_id = asked.user_id
+CROSS JOIN LATERAL (
+    SELECT {ledger.COLUMNS} FROM wallet_transactions t
+    WHERE t.user_id = asked.user_id AND t.seq > asked.after AND t.seq <= asked.upto AND t.seq >= h.oldest_seq
+    ORDER BY t.seq LIMIT $4) e
 """
 
 
 async def list_after(conn: Connection, user_id: int, after: int, upto: int, limit: int) -> list[Event]:
-    """The user's events with after < seq <= upto, ascending without a gap, at most `limit` and fewer where they are
-    large; they begin further up where retention has overtaken `after`.
+    """One page by itself, as `list_pages` has it."""
+    return (await list_pages(conn, [(user_id, after, upto)], limit))[0] or []
+
+
+async def list_pages(conn: Connection, asked: Sequence[tuple[int, int, int]], limit: int) -> list[list[Event] | None]:
+    """Of each (user id, after, upto) that is asked for a page of its events with after < seq <= upto: ascending without
+    a gap, at most `limit` and fewer where they are large; it begins further up where retention has overtaken `after`.
+    None where all of them together are too large, never of the first.
 
     The statements may see different heads, so `upto` must be a head that was read before: what is
     committed up to there is seen by all. A gap says that retention came between them.
     """
-    page: list[Event] = []
-    for _ in range(_MOST_OVERTAKINGS):
-        page = await _list_once(conn, user_id, after, upto, limit)
-        if not page or page[-1].seq - page[0].seq == len(page) - 1:
+    pages = await _list_once(conn, asked, limit)
+    for _ in range(_MOST_OVERTAKINGS - 1):
+        torn = [place for place, page in enumerate(pages) if page and page[-1].seq - page[0].seq != len(page) - 1]
+        if not torn:
             break
-    return page
+        for place, page in zip(torn, await _list_once(conn, [asked[place] for place in torn], limit), strict=True):
+            pages[place] = page
+    return pages
 
 
-async def _list_once(conn: Connection, user_id: int, after: int, upto: int, limit: int) -> list[Event]:
-    rows = await conn.fetch(LIST_EVENTS, user_id, after, upto, limit)
-    entries = [Entry(*row) for row in await conn.fetch(LIST_ENTRIES, user_id, after, upto, limit)]
-    shared = [row[7] for row in rows if row[7] is not None]
-    bodies = await broadcasts.list_bodies(conn, shared, PAGE_BYTES) if shared else {}
-    merged: list[Event] = [*entries]
-    end = upto
-    for row in rows:
-        if row[7] is None:
-            merged.append(StoredEvent(*row[:7]))
-        elif body := bodies.get(row[7]):
-            merged.append(SharedEvent(row[0], row[1], body))
-        elif row[7] in bodies:
-            end = row[1] - 1
-            break
-    merged.sort(key=_seq_of)
-    return [event for event in merged[:limit] if event.seq <= end]
+async def _list_once(conn: Connection, asked: Sequence[tuple[int, int, int]], limit: int) -> list[list[Event] | None]:
+    which = columns(asked, 3)
+    events: list[list[Any]] = [[] for _ in asked]
+    for row in await conn.fetch(LIST_EVENTS, *which, limit):
+        events[row[0] - 1].append(row)
+    entries: list[list[Event]] = [[] for _ in asked]
+    for place, *entry in await conn.fetch(LIST_ENTRIES, *which, limit):
+        entries[place - 1].append(Entry(*entry))
+    shared = {row[2]: None for rows in events for row in rows if row[2] is not None}
+    room = min(PAGE_BYTES * len(asked), PAGES_BYTES)
+    bodies = await broadcasts.list_bodies(conn, list(shared), room) if shared else {}
+    pages: list[list[Event] | None] = []
+    for (user_id, _, _), rows, merged in zip(asked, events, entries, strict=True):
+        size, end = _add_events(merged, user_id, rows, bodies)
+        merged.sort(key=_seq_of)
+        page = [event for event in merged[:limit] if end is None or event.seq <= end]
+        pages.append(page if room > 0 and (page or end is None) else None)
+        room -= size
+    return pages
+
+
+def _add_events(
+    page: list[Event], user_id: int, rows: Sequence[Any], bodies: Mapping[int, Body | None]
+) -> tuple[int, int | None]:
+    """Adds the rows of LIST_EVENTS as far as there is room for their bodies. Returns how much they take, and the last
+    `seq` where there is no room for all."""
+    size = 0
+    for _, seq, broadcast_id, *own in rows:
+        if broadcast_id is None:
+            page.append(StoredEvent(user_id, seq, *own))
+        elif broadcast_id in bodies:
+            body = bodies[broadcast_id]
+            if body is None or size >= PAGE_BYTES:
+                return size, seq - 1
+            size += len(body.data)
+            page.append(SharedEvent(user_id, seq, body))
+    return size, None
 
 
 def _seq_of(event: Event) -> int:

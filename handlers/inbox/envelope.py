@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
 from functools import lru_cache
 from uuid import UUID
@@ -14,6 +15,9 @@ from storage.broadcasts import Body
 from storage.inbox import Event, SharedEvent
 from storage.ledger import Entry
 
+Parts = tuple[bytes, bytes, bytes]
+"""Of an envelope with a body of many: before the `seq`, between it and the reader's id, and after."""
+
 
 def timestamp_of(moment: datetime) -> str:
     """UTC with milliseconds: 2026-11-21T12:00:00.000Z."""
@@ -23,8 +27,7 @@ def timestamp_of(moment: datetime) -> str:
 def render(event: Event) -> bytes:
     """The envelope's JSON: {id, seq, type, eventType, recipientIds, data, timestamp}."""
     if isinstance(event, SharedEvent):
-        before, between, after = _shared(event.body)
-        return b"%b%d%b%d%b" % (before, event.seq, between, event.user_id, after)
+        return _render_shared(event, _shared(event.body))
     timestamp = timestamp_of(event.created_at)
     if isinstance(event, Entry):
         type_, event_type, data = event_of_entry(event, timestamp)
@@ -32,6 +35,20 @@ def render(event: Event) -> bytes:
         type_, data = event.type, event.data.encode()
         event_type = event.event_type or f"notification:{type_}"
     return _envelope(event.user_id, event.seq, event.id, type_, event_type, data, timestamp)
+
+
+def render_pages(pages: Iterable[Sequence[Event] | None]) -> list[list[tuple[int, bytes]] | None]:
+    """Each page as (seq, envelope); None stays None. A body that many share is encoded once."""
+    parts: dict[int, Parts] = {}  # by the body's identity, which lives as long as the pages
+
+    def rendered(event: Event) -> bytes:
+        if not isinstance(event, SharedEvent):
+            return render(event)
+        if (mine := parts.get(id(event.body))) is None:
+            mine = parts[id(event.body)] = _parts_of(event.body)
+        return _render_shared(event, mine)
+
+    return [None if page is None else [(event.seq, rendered(event)) for event in page] for page in pages]
 
 
 def _envelope(
@@ -49,15 +66,21 @@ def _envelope(
     )
 
 
-@lru_cache(maxsize=16)
-def _shared(body: Body) -> tuple[bytes, bytes, bytes]:
-    """What is before the `seq`, between it and the reader's id, and after: encoded once for thousands of readers."""
+def _render_shared(event: SharedEvent, parts: Parts) -> bytes:
+    before, between, after = parts
+    return b"%b%d%b%d%b" % (before, event.seq, between, event.user_id, after)
+
+
+def _parts_of(body: Body) -> Parts:
     event_type = body.event_type or f"notification:{body.type}"
     return (
         b'{"id":%b,"seq":' % _quoted(body.id),
         b',"type":%b,"eventType":%b,"recipientIds":[' % (_quoted(body.type), _quoted(event_type)),
         b'],"data":%b,"timestamp":%b}' % (body.data.encode(), _quoted(timestamp_of(body.timestamp))),
     )
+
+
+_shared = lru_cache(maxsize=16)(_parts_of)  # for live events, which come body by body
 
 
 def _quoted(text: str) -> bytes:

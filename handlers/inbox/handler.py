@@ -29,12 +29,6 @@ class InboxHandler:
         self._pool = pool
         self._devices_of = devices_of
 
-    async def read_after(self, user_id: int, after: int, upto: int, limit: int) -> list[tuple[int, bytes]]:
-        """(seq, envelope) with after < seq <= upto, ascending; what delivery's pump reads."""
-        async with session(self._pool) as conn:
-            events = await inbox.list_after(conn, user_id, after, upto, limit)
-        return [(event.seq, render(event)) for event in events]
-
     async def fetch(self, user_id: int, request: FetchRequest) -> FetchAck:
         """One page of the inbox."""
         async with session(self._pool) as conn:

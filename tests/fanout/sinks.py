@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Coroutine
+from collections.abc import Coroutine, Sequence
 from typing import Any
+
+from fanout.pages import Page, Wanted
 
 
 class Recorder:
@@ -65,13 +67,15 @@ class Inbox:
         self.gate = asyncio.Event()
         self.gate.set()
 
-    async def read_after(self, user_id: int, after: int, upto: int, limit: int) -> list[tuple[int, bytes]]:
-        self.reads.append((after, upto))
+    async def read_pages(self, wanted: Sequence[Wanted], limit: int) -> list[Page | None]:
+        self.reads += [(after, upto) for _, after, upto in wanted]
         await asyncio.sleep(0)
         if self.failures_left:
             self.failures_left -= 1
             raise OSError("the database is away")
-        first, last = max(after + 1, self.oldest), min(upto, self.head)
-        page = [(seq, b"%d" % seq) for seq in range(first, last + 1)][:limit]
+        pages: list[Page | None] = []
+        for _, after, upto in wanted:
+            first, last = max(after + 1, self.oldest), min(upto, self.head)
+            pages.append([(seq, b"%d" % seq) for seq in range(first, last + 1)][:limit])
         await self.gate.wait()
-        return page
+        return pages

@@ -25,7 +25,7 @@ class World:
         self.hub = Hub()
         self.resumed: list[int] = []
         self.delivery = Delivery(
-            hub=self.hub, read_after=self.inbox.read_after, frame_of=bytes, spawn=self.tasks, page=page
+            hub=self.hub, read_pages=self.inbox.read_pages, frame_of=bytes, spawn=self.tasks, page=page
         )
 
     def connect(self, sink: Recorder, *, at: int = 0, head: int | None = None) -> Cursor:
@@ -308,7 +308,7 @@ async def test_a_fault_of_ours_ends_the_connection_instead_of_leaving_it_deaf() 
     def broken(envelope: bytes) -> bytes:
         raise LookupError(envelope)
 
-    world.delivery = Delivery(hub=world.hub, read_after=world.inbox.read_after, frame_of=broken, spawn=world.tasks)
+    world.delivery = Delivery(hub=world.hub, read_pages=world.inbox.read_pages, frame_of=broken, spawn=world.tasks)
     world.connect(sink)
     with contextlib.suppress(AssertionError):
         await world.settle()
@@ -359,7 +359,7 @@ async def test_an_event_for_users_is_one_frame_for_all_of_them_who_have_resumed(
         made.append(envelope)
         return envelope
 
-    world.delivery = Delivery(hub=world.hub, read_after=world.inbox.read_after, frame_of=frame_of, spawn=world.tasks)
+    world.delivery = Delivery(hub=world.hub, read_pages=world.inbox.read_pages, frame_of=frame_of, spawn=world.tasks)
     sinks = {user: [Recorder(), Recorder()] for user in (1, 2, 3)}
     for user, both in sinks.items():
         for sink in both:

@@ -10,20 +10,20 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import pytest
 
 from fanout import delivery as delivery_module
+from fanout import pages as pages_module
 from fanout.cursor import Cursor
 from fanout.delivery import Delivery
 from fanout.hub import Hub
+from fanout.pages import Page, Wanted
 from tests.fanout.sinks import Tasks
 
 USERS = (1, 2)
 TOPIC = "live:all"
-
-Page = list[tuple[int, bytes]]
 
 
 def user_of(number: int) -> int:
@@ -82,14 +82,19 @@ class Story:
         self.told_live: dict[int, set[int]] = {user: set() for user in USERS}
         self.needs_comparison = False
         self.phones: list[Phone] = []
-        self.reads: list[tuple[asyncio.Future[Page], Page]] = []
-        self.delivery = Delivery(hub=Hub(), read_after=self.read_after, frame_of=bytes, spawn=self.tasks, page=3)
+        self.reads: list[tuple[asyncio.Future[list[Page | None]], list[Page | None]]] = []
+        self.delivery = Delivery(hub=Hub(), read_pages=self.read_pages, frame_of=bytes, spawn=self.tasks, page=3)
 
-    async def read_after(self, user_id: int, after: int, upto: int, limit: int) -> Page:
-        assert 0 <= after < upto <= self.heads[user_id], "a read that can't be answered"
-        page = [(seq, b"%d" % seq) for seq in range(after + 1, upto + 1)][:limit]
-        answer: asyncio.Future[Page] = asyncio.get_running_loop().create_future()
-        self.reads.append((answer, page))
+    async def read_pages(self, wanted: Sequence[Wanted], limit: int) -> list[Page | None]:
+        pages: list[Page | None] = []
+        for user_id, after, upto in wanted:
+            assert 0 <= after < upto <= self.heads[user_id], "a read that can't be answered"
+            assert any((user_id, after) == (phone.user_id, phone.at) for phone in self.phones if not phone.ended)
+            pages.append([(seq, b"%d" % seq) for seq in range(after + 1, upto + 1)][:limit])
+        assert sum(len(page or ()) for page in pages[:-1]) < pages_module.EVENTS_AT_ONCE, "too much at once"
+        answer: asyncio.Future[list[Page | None]] = asyncio.get_running_loop().create_future()
+        self.reads.append((answer, pages))
+        assert len(self.reads) <= pages_module.READERS, "too many at a time"
         return await answer
 
     def pick(self, number: int, wanted: Callable[[Phone], bool]) -> Phone | None:
@@ -203,8 +208,14 @@ class Story:
 
     def answer(self, number: int) -> None:
         if self.reads:
-            answer, page = self.reads.pop(number % len(self.reads))
-            answer.set_result(page)
+            answer, pages = self.reads.pop(number % len(self.reads))
+            answer.set_result(pages)
+
+    def answer_some(self, number: int) -> None:
+        """The first page, and some of the others; there is no room for the rest."""
+        if self.reads:
+            answer, pages = self.reads.pop(number % len(self.reads))
+            answer.set_result([page if place % (number + 1) == 0 else None for place, page in enumerate(pages)])
 
     def fail(self, number: int) -> None:
         if self.reads:
@@ -249,7 +260,7 @@ WEIGHTS: dict[Step, int] = {
     Story.hint: 3, Story.hint_early: 3, Story.lose: 1, Story.compare_heads: 1,
     Story.attach: 1, Story.read_head: 1, Story.start: 1, Story.connect: 1, Story.detach: 1,
     Story.hold: 3, Story.release: 2, Story.congest: 2, Story.drain: 2,
-    Story.answer: 6, Story.fail: 2, Story.publish: 1,
+    Story.answer: 6, Story.answer_some: 3, Story.fail: 2, Story.publish: 1,
 }  # fmt: skip
 STEPS_IN_A_TURN = 3  # at most, between two turns of the loop, in which pumps move
 STORIES = 2_500
@@ -277,6 +288,7 @@ async def test_every_cursor_is_given_each_event_once_and_in_order(monkeypatch: p
     monkeypatch.setattr(delivery_module, "RETRY_FIRST_S", 0.0)
     monkeypatch.setattr(delivery_module, "TURN_BYTES", 2)
     monkeypatch.setattr(delivery_module, "EARLY_MAX", 3)
+    monkeypatch.setattr(pages_module, "EVENTS_AT_ONCE", 4)
     monkeypatch.setattr(delivery_module.log, "disabled", True)
     for seed in range(STORIES):
         try:

@@ -132,6 +132,26 @@ async def test_events_that_come_during_the_replay_are_neither_lost_nor_doubled(s
         assert [event["seq"] for event in reader.events()] == list(range(1, 61))
 
 
+async def test_whoever_connects_does_not_wait_for_those_who_resume(stage: Stage) -> None:
+    """Inboxes can't be read for a while, as if a storm of resumes kept the database busy. Connects, and reads of
+    everything else, have sessions of their own."""
+    people = [await stage.person() for _ in range(20)]
+    for person in people:
+        await _fill_inbox(stage, person, 3)
+    newcomer = await stage.person()
+
+    async with stage.server.database() as conn, conn.transaction():
+        await conn.execute("LOCK TABLE inbox IN ACCESS EXCLUSIVE MODE")
+        resuming = [asyncio.create_task(stage.phone(person, lastSeq="0")) for person in people]
+        while not all([(await stage.inbox(person))["connected"] for person in people]):
+            await asyncio.sleep(0.01)
+        phone = await stage.phone(newcomer)
+        assert (await phone.do("wallet:get"))["balances"]
+        assert not any(task.done() for task in resuming)
+    for reader in await asyncio.gather(*resuming):
+        assert [event["seq"] for event in reader.events()] == [1, 2, 3]
+
+
 async def test_who_reads_nothing_is_cut_off_and_resumes(hasty_stage: Stage) -> None:
     """A client that leaves its TCP window shut costs the server a bounded queue; back again, it misses nothing."""
     stage = hasty_stage

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -15,6 +15,7 @@ import pytest
 from fanout.cursor import Cursor
 from fanout.delivery import Delivery
 from fanout.hub import Hub
+from fanout.pages import Page, Wanted
 from gateway.auth import Authenticator
 from gateway.settings import Auth, Settings
 from gateway.socket.app import ClientApp
@@ -54,12 +55,12 @@ class Hall:
     def __init__(self, pool: Pool) -> None:
         self.hub = Hub()
         self.delivery = Delivery(
-            hub=self.hub, read_after=self._nothing, frame_of=lambda body: body, spawn=asyncio.create_task
+            hub=self.hub, read_pages=self._nothing, frame_of=lambda body: body, spawn=asyncio.create_task
         )
         self.evictions = Evictions(pool=pool, hub=self.hub, delivery=self.delivery)
 
-    async def _nothing(self, *_: int) -> list[tuple[int, bytes]]:
-        return []
+    async def _nothing(self, wanted: Sequence[Wanted], _: int) -> list[Page | None]:
+        return [[] for _ in wanted]
 
     def enter(self, user_id: int, issued_at: int | None = 0, jti: str | None = None, *, started: bool = True) -> Phone:
         phone = Phone(issued_at, jti)
