@@ -22,8 +22,9 @@ import uvloop
 from gateway.settings import BadSettings, Settings, load, redacted, require_secret
 from handlers.errors import Refusal
 from storage.binaries import NoPostgres
+from storage.child import EmbeddedFailed
 from storage.db import connect, is_connection_lost
-from storage.embedded import EmbeddedFailed, EmbeddedPostgres, running_dsn
+from storage.embedded import EmbeddedPostgres, running_dsn
 from storage.epoch import renew_epoch
 from storage.folder import DataFolder, FolderBusy
 from storage.migrate import SchemaBehind, ensure_current, migrate

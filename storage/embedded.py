@@ -9,24 +9,23 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import ctypes
 import os
-import random
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Final, Self
 
 import asyncpg
 import structlog
 
+from storage import child
 from storage.binaries import MIN_VERSION, Binaries, NoPostgres, User, copy_for_others, find
+from storage.child import POLL_S, EmbeddedFailed
 from storage.folder import DataFolder, FolderBusy, FolderLock, Holder
 
 EmbeddedBusy = FolderBusy
@@ -43,23 +42,14 @@ SERVER_SETTINGS: Final = {
     "jit": "off",
     "log_checkpoints": "off",
 }
-# Below the range that systems take for outgoing connections: while PostgreSQL restarts, nobody else's connection
-# gets its port, nor does a client of ours that tries to reconnect connect to itself.
-PORTS: Final = range(20_000, 30_000)
-MAX_LOG_BYTES: Final = 16 * 2**20
 NOBODY: Final = 65_534
 
 LOCK_PATIENCE_S: Final = 0.5  # longer than another command looks whether the folder is held
 READY_PATIENCE_S: Final = 120.0  # recovery after a crash replays up to max_wal_size
 ORPHAN_PATIENCE_S: Final = 5.0
-STOP_PATIENCE_S: Final = 10.0
 RESTART_BACKOFF_S: Final = (0.0, 0.2, 0.5, 1.0, 2.0)
-POLL_S: Final = 0.01
-_PR_SET_PDEATHSIG: Final = 1
-
-
-class EmbeddedFailed(Exception):
-    """PostgreSQL could not be prepared or started; the message holds the end of its log."""
+# Fast shutdown, then immediate shutdown, then none of its choice. What was committed survives each of them.
+STOP: Final = ((signal.SIGINT, 10.0), (signal.SIGQUIT, 5.0), (signal.SIGKILL, 5.0))
 
 
 def running_dsn(data_dir: Path) -> str | None:
@@ -145,7 +135,7 @@ class EmbeddedPostgres:
         self._stopping = True
         try:
             if self._server is not None:
-                await _end(self._server)
+                await child.end(self._server, *STOP)
                 self._server = None
         finally:
             if self._lock is not None:
@@ -157,7 +147,7 @@ class EmbeddedPostgres:
         failures = 0
         while not self._stopping:
             assert self._server is not None, "not started"
-            await _exited(self._server)
+            await child.exited(self._server)
             if self._stopping:
                 return
             self._log.error("postgres.ended", exit_status=self._server.returncode)
@@ -181,7 +171,7 @@ class EmbeddedPostgres:
 
     async def _prepare(self) -> None:
         assert self._binaries is not None
-        _bound_log(self.folder.postgres_log)
+        child.bound_log(self.folder.postgres_log)
         for abandoned in self.folder.path.glob("pg.new.*"):  # by a process killed on its first start
             shutil.rmtree(abandoned)
         if not self.folder.postgres.exists():
@@ -207,7 +197,7 @@ class EmbeddedPostgres:
             options += ["-E", "UTF8", "--locale=C.UTF-8", "--no-sync", "--no-instructions"]
             command = [str(self._binaries.initdb), "-D", self._path(new, data), *options]
             process = self._spawn(command, keep=(data, password.fileno()), end_with=signal.SIGKILL)
-            await _exited(process)
+            await child.exited(process)
         if process.returncode:
             raise self._failed(f"initdb ended with status {process.returncode}")
         # One sync of everything instead of initdb's own one for each of a thousand files.
@@ -216,7 +206,7 @@ class EmbeddedPostgres:
 
     async def _start_on_a_free_port(self) -> None:
         for attempt in range(3):
-            self._port = _free_port()
+            self._port = child.free_port()
             try:
                 return await self._launch(self._port)
             except EmbeddedFailed:  # another process may have been quicker to take the port
@@ -246,7 +236,7 @@ class EmbeddedPostgres:
                 await asyncio.sleep(POLL_S)
                 continue
             return await connection.close()
-        await _end(self._server)
+        await child.end(self._server, *STOP)
         raise self._failed(f"PostgreSQL did not answer within {READY_PATIENCE_S:.0f} s")
 
     async def _create_database(self) -> None:
@@ -273,29 +263,10 @@ class EmbeddedPostgres:
         return str(folder) if self._user is None else _path_of(opened)
 
     def _spawn(self, command: list[str], *, keep: tuple[int, ...], end_with: signal.Signals) -> subprocess.Popen[bytes]:
-        """A child in a session of its own, so that Ctrl-C in a terminal reaches us alone and we can drain first."""
-        log_fd = os.open(self.folder.postgres_log, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
-        with os.fdopen(log_fd, "ab") as log:
-            return subprocess.Popen(
-                command,
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=log,
-                cwd="/",
-                env={"PATH": "/usr/local/bin:/usr/bin:/bin", "LC_ALL": "C.UTF-8"},  # PG* of ours mean other servers
-                umask=0o077,
-                start_new_session=True,
-                pass_fds=keep,
-                # One system call and nothing that takes a lock, so threads can't harm it.
-                preexec_fn=bound_to_parent(end_with),  # noqa: PLW1509
-                user=None if self._user is None else self._user.uid,
-                group=None if self._user is None else self._user.gid,
-                extra_groups=None if self._user is None else [],
-            )
+        return child.spawn(command, log=self.folder.postgres_log, end_with=end_with, user=self._user, keep=keep)
 
     def _failed(self, what: str) -> EmbeddedFailed:
-        lines = self.folder.postgres_log.read_text(errors="replace").splitlines()[-8:]
-        return EmbeddedFailed("\n  ".join([f"{what}; {self.folder.postgres_log} ends with:", *lines]))
+        return child.failed(what, self.folder.postgres_log)
 
 
 def _server_user(folder: DataFolder) -> User | None:
@@ -329,52 +300,6 @@ def _opened(folder: Path) -> Iterator[int]:
 def _path_of(fd: int) -> str:
     """A path to what this process has opened, for a child that inherits it but may not enter the folders above."""
     return f"/proc/self/fd/{fd}" if sys.platform == "linux" else f"/dev/fd/{fd}"
-
-
-def bound_to_parent(end_with: signal.Signals) -> Callable[[], None] | None:
-    """What a child does before it becomes another program: ask the kernel for a signal when its parent ends.
-
-    It must run after the change of user, which clears the request; subprocess calls it in that order.
-    """
-    if sys.platform != "linux":
-        return None
-    prctl = ctypes.CDLL(None).prctl
-    parent = os.getpid()
-
-    def bind() -> None:
-        prctl(_PR_SET_PDEATHSIG, int(end_with), 0, 0, 0)
-        if os.getppid() != parent:  # it ended before we asked
-            os._exit(1)
-
-    return bind
-
-
-def _free_port() -> int:
-    for port in random.sample(PORTS, 100):
-        with socket.socket() as probe, contextlib.suppress(OSError):
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            probe.bind(("127.0.0.1", port))
-            return port
-    raise EmbeddedFailed(f"no free port between {PORTS.start} and {PORTS.stop}")
-
-
-def _bound_log(log: Path) -> None:
-    if log.exists() and log.stat().st_size > MAX_LOG_BYTES:
-        log.replace(log.with_suffix(".log.1"))
-
-
-async def _exited(process: subprocess.Popen[bytes]) -> None:
-    while process.poll() is None:
-        await asyncio.sleep(POLL_S)
-
-
-async def _end(process: subprocess.Popen[bytes]) -> None:
-    """Fast shutdown, then immediate shutdown, then none of its choice. What was committed survives each of them."""
-    for stop_signal, patience_s in ((signal.SIGINT, STOP_PATIENCE_S), (signal.SIGQUIT, 5.0), (signal.SIGKILL, 5.0)):
-        if process.poll() is None:
-            process.send_signal(stop_signal)
-        with contextlib.suppress(TimeoutError):
-            return await asyncio.wait_for(_exited(process), patience_s)
 
 
 async def _previous_ended(data: Path) -> None:

@@ -62,11 +62,11 @@ class DataFolder:
 
     def password(self) -> str:
         """The database superuser's password; generated on first use."""
-        return _kept_text(self._password)
+        return kept_text(self._password)
 
     def signing_secret(self) -> str:
         """The secret that signs this folder's tokens; generated on first use."""
-        return _kept_text(self._secret)
+        return kept_text(self._secret)
 
     def known_signing_secret(self) -> str | None:
         """The same where there is one already."""
@@ -128,7 +128,7 @@ class FolderLock:
         self._fd = -1
 
 
-def _kept_text(path: Path) -> str:
+def kept_text(path: Path) -> str:
     """What the file holds; a missing one gets a random text first. Two that race agree on one."""
     if not path.exists():
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)

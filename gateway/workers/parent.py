@@ -36,7 +36,7 @@ from gateway.supervisor import Supervisor
 from gateway.workers.port import reserve, say_ready
 from gateway.workers.scrape import answer_scrapes
 from gateway.workers.team import PING, READY
-from storage.embedded import bound_to_parent
+from storage.child import bound_to_parent
 
 log = structlog.get_logger()
 
