@@ -23,6 +23,7 @@ JVM: Final = (
     "-Xms128m",
     "-Xmx512m",
     "-XX:+UseSerialGC",
+    "-XX:TieredStopAtLevel=1",  # 3.6 s of CPU to the first answer instead of 6.0; half of it for 150,000 records, too
     "-XX:+ExitOnOutOfMemoryError",
     "-XX:-UsePerfData",  # it would leave files in /tmp
     "-Dorg.slf4j.simpleLogger.defaultLogLevel=warn",

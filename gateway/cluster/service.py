@@ -12,18 +12,19 @@ import subprocess
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import ClassVar, Self
+from typing import ClassVar, Final, Self
 
 from storage import child
 from storage.child import POLL_S, EmbeddedFailed
 from storage.folder import FolderBusy
 
 # After a `kill -9` of our predecessor its server ends by itself; it holds the folder until then.
-LOCK_PATIENCE_S = 5.0
-READY_PATIENCE_S = 60.0
-ASK_EVERY_S = 0.02
-CONTINUE_S = 0.0
-KILL_S = 5.0
+LOCK_PATIENCE_S: Final = 5.0
+READY_PATIENCE_S: Final = 90.0  # a JVM on a busy machine
+GONE_PATIENCE_S: Final = 5.0
+ASK_EVERY_S: Final = 0.02
+CONTINUE_S: Final = 0.0
+KILL_S: Final = 5.0
 
 
 class EmbeddedService(abc.ABC):
@@ -66,7 +67,8 @@ class EmbeddedService(abc.ABC):
 
     async def start(self) -> str:
         """Start the server and return its address once it answers. Raises EmbeddedFailed or FolderBusy."""
-        assert self._process is None or self._process.poll() is not None, "it runs"
+        if self._process is not None:  # killed: a large one takes a moment to be gone
+            await asyncio.wait_for(child.exited(self._process), GONE_PATIENCE_S)
         self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         if self._lock is None:
             self._lock = await self._take_folder()
