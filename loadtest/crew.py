@@ -140,10 +140,16 @@ class Count(msgspec.Struct, kw_only=True):
 
 
 class Part:
-    """One process's share of a scenario."""
+    """One process's share of a scenario. `pacing` is what sends at a rate, where something does."""
 
     def __init__(self) -> None:
         self.count = Count()
+        self.pacing: asyncio.Task[None] | None = None
+
+    def check(self) -> None:
+        """Raise what has ended the load before its time."""
+        if self.pacing is not None and self.pacing.done():
+            self.pacing.result()
 
     async def prepare(self) -> None:
         """Connect."""
@@ -183,7 +189,6 @@ class Asking(Part, Generic[P]):
         self.stopped = False
         self.phones: list[P] = []
         self._rate = None if rate is None else rate / share.of
-        self._pacing: asyncio.Task[None] | None = None
 
     def send_one(self, due: float) -> bool:
         """Let one phone ask what was due then; False where nobody has anything left."""
@@ -191,15 +196,15 @@ class Asking(Part, Generic[P]):
 
     async def begin(self) -> None:
         if self._rate is not None:
-            self._pacing = asyncio.create_task(pace(self._rate, self.send_one, lambda: self.stopped))
+            self.pacing = asyncio.create_task(pace(self._rate, self.send_one, lambda: self.stopped))
             return
         for phone in self.phones:
             phone.begin()
 
     async def stop(self) -> None:
         self.stopped = True
-        if self._pacing is not None:
-            await self._pacing
+        if self.pacing is not None:
+            await self.pacing
 
     def count_unanswered(self) -> None:
         """What never had an answer was a long wait, and a fault."""
@@ -229,7 +234,9 @@ STEPS: Final = ("prepare", "begin", "look", "stop", "end")
 
 async def take(part: Part, step: str) -> Count:
     """One step of a part, and what it has done by then."""
-    if step != "look":
+    if step == "look":
+        part.check()
+    else:
         await getattr(part, step)()
     now = Count()
     now.add(part.count)

@@ -68,7 +68,6 @@ class MixedPart(Part):
         self._popularity = list(itertools.accumulate(1 / n**ZIPF for n in range(1, job.videos + 1)))
         self._people: list[Person] = []
         self._lives: list[asyncio.Task[None]] = []
-        self._pacing: asyncio.Task[None] | None = None
 
     async def prepare(self) -> None:
         self._people = [self._person(number) for number in self._share.of_people(self._job.people)]
@@ -79,12 +78,12 @@ class MixedPart(Part):
     async def begin(self) -> None:
         rate = self._job.rate / self._share.of
         self._actors = [person for person in self._people if not person.habits.is_slow]
-        self._pacing = asyncio.create_task(pace(rate, self._act, lambda: self._stopped))
+        self.pacing = asyncio.create_task(pace(rate, self._act, lambda: self._stopped))
 
     async def stop(self) -> None:
         self._stopped = True
-        if self._pacing is not None:
-            await self._pacing
+        if self.pacing is not None:
+            await self.pacing
         for person in self._people:
             person.settle()
 

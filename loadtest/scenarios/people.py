@@ -73,6 +73,7 @@ class _Line(Phone):
         self._person.answered(ack_id, message)
 
     def lost(self) -> None:
+        self._person.lost(self)
         if not self.gone.done():
             self.gone.set_result(None)
 
@@ -124,10 +125,15 @@ class Person:
             if self._line is not None:
                 self._line.transport.abort()
 
+    def lost(self, line: _Line) -> None:
+        """The connection has ended: until there is another, what this person does waits."""
+        if self._line is line:
+            self._line = None
+
     def settle(self) -> None:
         """From now on be well-behaved: come back, stay, and read."""
         self._leaves_no_more = True
-        if self._line is not None:
+        if self._line is not None and not self._line.transport.is_closing():
             self._line.transport.resume_reading()
 
     def act(self, action: Action) -> None:
@@ -136,7 +142,7 @@ class Person:
         self._waiting[self._number] = action
         frame = action.frame(self._number)
         self._count.sent += 1
-        if self._line is None:
+        if self._line is None or self._line.transport.is_closing():
             action.due = 0.0
         else:
             self._line.say_now(frame)

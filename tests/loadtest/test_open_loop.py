@@ -6,9 +6,10 @@ import asyncio
 import time
 from typing import Any
 
+import pytest
 from aiohttp import web
 
-from loadtest.crew import Crew, Door, pace
+from loadtest.crew import Crew, Door, Share, pace, take
 from loadtest.measure import Conduct, Window, measured
 from loadtest.phone import Address
 from loadtest.scenarios.echo import EchoJob, run_echo
@@ -102,3 +103,24 @@ async def test_a_closed_loop_asks_again_only_when_it_is_answered() -> None:
         figure = await run_echo(Elsewhere(f"http://127.0.0.1:{port}", SECRET), connections=3, seconds=0.5)
     assert (most, figure.faults) == (4, 0)
     assert figure.samples > 0
+
+
+async def test_a_load_that_has_ended_is_told_at_the_next_look() -> None:
+    async def gone(socket: web.WebSocketResponse, number: int, event: str, payload: dict[str, Any]) -> None:
+        pass
+
+    async with faking(gone) as port:
+        door = Door(Address("127.0.0.1", port, b'42["resumed"'), SECRET)
+        job = EchoJob(connections=1, rate=50.0)
+        part = job.part(door, Share())
+
+        def refuse(due: float) -> bool:
+            raise RuntimeError("the handler is closed")
+
+        part.send_one = refuse  # type: ignore[attr-defined]
+        await take(part, "prepare")
+        await take(part, "begin")
+        assert part.pacing is not None
+        await asyncio.wait([part.pacing], timeout=5)
+        with pytest.raises(RuntimeError, match="closed"):
+            await take(part, "look")
