@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import sys
 import tempfile
 from pathlib import Path
@@ -99,7 +100,9 @@ def _measured(sizes: Sizes, scenarios: list[str], peer: bool, elsewhere: Elsewhe
 
 
 def main() -> None:
-    """Run the command of the process's arguments."""
+    """Run the command of the process's arguments. SIGTERM ends it as Ctrl-C does: servers that it started end, too."""
+    for number in (signal.SIGTERM, signal.SIGINT):  # a shell's background jobs begin with SIGINT ignored
+        signal.signal(number, signal.default_int_handler)
     if sys.argv[1:2] == ["compare"]:
         from loadtest import compare  # with what only it needs
 

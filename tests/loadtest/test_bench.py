@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
+import signal
 import subprocess
 import sys
 from collections.abc import AsyncIterator
@@ -20,7 +22,7 @@ from loadtest.progress import Progress
 from loadtest.report import Report
 from loadtest.scenarios.echo import EchoJob
 from loadtest.scenarios.mixed import habits_of
-from loadtest.servers import Applause, Elsewhere
+from loadtest.servers import PYTHON, Applause, Elsewhere
 
 SMALL = Sizes(
     seconds=0.5, rounds=1, connections=20, listeners=40, idle=200, connects=100, phones=30, events=5,
@@ -151,3 +153,28 @@ async def test_all_is_well_is_status_0_with_a_report_of_each_kind(running: Appla
     assert "no promise broken" in done.stdout
     assert json.loads(data.read_text())["problems"] == []
     assert "No wrong answer, no promise broken" in page.read_text()
+
+
+async def test_a_run_that_is_told_to_end_leaves_nothing_behind(tmp_path: Path) -> None:
+    command = [*PYTHON, "-m", "loadtest", "echo", "--no-peer", "--seconds", "600", "--connections", "2"]
+    process = await asyncio.create_subprocess_exec(
+        *command,
+        env=os.environ | {"TMPDIR": str(tmp_path)},
+        stderr=asyncio.subprocess.PIPE,
+        stdout=asyncio.subprocess.PIPE,
+    )
+    try:
+        async with asyncio.timeout(60):
+            while not any("is ready" in log.read_text() for log in tmp_path.glob("*/applause.log")):
+                await asyncio.sleep(0.1)
+            (holder,) = tmp_path.glob("*/data/server.json")
+            server = json.loads(holder.read_text())["pid"]
+            assert Path(f"/proc/{server}").exists()
+            process.send_signal(signal.SIGTERM)
+            await process.communicate()
+    finally:
+        if process.returncode is None:
+            process.kill()
+    assert process.returncode not in (0, None)
+    assert not Path(f"/proc/{server}").exists()
+    assert list(tmp_path.iterdir()) == []
