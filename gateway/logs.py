@@ -33,6 +33,8 @@ EVENTS: Final = {
     "worker_stuck": "a worker has not answered for long: it is killed, and started again",
     "workers_killed": "these had not ended when the time for draining was over",
     "failpoints_armed": "this node will die or stand still where it was told to: never in production",
+    "cluster.ended": "a part of `applause cluster` has ended by itself; it is started again",
+    "cluster.restart_failed": "it could not be; it is tried again",
     # the database
     "postgres.ended": "the embedded PostgreSQL has ended by itself; it is started again",
     "postgres.restart_failed": "it could not be",

@@ -118,6 +118,11 @@ async def exited(process: subprocess.Popen[bytes]) -> None:
         await asyncio.sleep(POLL_S)
 
 
+def orderly(patience_s: float) -> tuple[tuple[signal.Signals, float], ...]:
+    """Steps of `end` for what drains on SIGTERM, also where it is frozen."""
+    return (signal.SIGTERM, 0.0), (signal.SIGCONT, patience_s), (signal.SIGKILL, 5.0)
+
+
 async def end(process: subprocess.Popen[bytes], *steps: tuple[signal.Signals, float]) -> None:
     """Send one signal after the other, each with its patience in seconds, until the process has ended."""
     for stop_signal, patience_s in steps:

@@ -23,7 +23,6 @@ LOCK_PATIENCE_S: Final = 5.0
 READY_PATIENCE_S: Final = 90.0  # a JVM on a busy machine
 GONE_PATIENCE_S: Final = 5.0
 ASK_EVERY_S: Final = 0.02
-CONTINUE_S: Final = 0.0
 KILL_S: Final = 5.0
 
 
@@ -80,12 +79,17 @@ class EmbeddedService(abc.ABC):
             raise
         return self.address
 
+    async def ended(self) -> int:
+        """Its exit status, once it has ended."""
+        assert self._process is not None, "not started"
+        await child.exited(self._process)
+        return self._process.returncode
+
     async def stop(self) -> None:
         """Stop the server and release the folder. Safe to call twice, and where it is frozen or has been killed."""
         try:
             if self._process is not None:
-                steps = (signal.SIGTERM, CONTINUE_S), (signal.SIGCONT, self.stop_patience_s), (signal.SIGKILL, KILL_S)
-                await child.end(self._process, *steps)
+                await child.end(self._process, *child.orderly(self.stop_patience_s))
                 self._process = None
         finally:
             if self._lock is not None:

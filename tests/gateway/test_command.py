@@ -85,6 +85,7 @@ def test_wrong_use_is_status_2(run: Run, arguments: list[str]) -> None:
     [
         "serve",
         "demo",
+        "cluster",
         "migrate",
         "token --user 7",
         "audit",
