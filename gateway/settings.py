@@ -130,6 +130,12 @@ class Wallet(_Section, frozen=True):
     max_amount: Annotated[int, msgspec.Meta(ge=1, le=MAX_MINOR // 100)] = 1_000_000
 
 
+class Cluster(_Section, frozen=True):
+    """Of `applause cluster`."""
+
+    kafka_jars: str = ""  # folder for Kafka's jars; empty: .cache in the project's folder, or in the user's home
+
+
 class Drain(_Section, frozen=True):
     timeout_s: Annotated[float, msgspec.Meta(ge=0, le=3_600)] = 12  # the process ends 3 s after it at most
     reconnect_spread_s: Annotated[float, msgspec.Meta(ge=0, le=600)] = 5
@@ -156,6 +162,7 @@ class Settings(_Section, frozen=True):
     inbox: Inbox = Inbox()
     events: Events = Events()
     wallet: Wallet = Wallet()
+    cluster: Cluster = Cluster()
     drain: Drain = Drain()
     log: Log = Log()
 

@@ -48,7 +48,7 @@ POM: Final = f"""\
 """
 
 
-def cache_folder() -> Path:
+def default_folder() -> Path:
     """Where the jars are kept: in the project's folder, or in the user's cache where Applause was installed."""
     project = Path(__file__).parents[2]
     cache = project / ".cache" if (project / "pyproject.toml").exists() else Path("~/.cache/applause").expanduser()
@@ -119,13 +119,16 @@ def _version(program: Path) -> int:
 
 def main() -> None:
     """Fetch the jars. That Kafka can't run here is said, and no failure."""
-    cache = cache_folder()
+    cache = default_folder()
     if (why := missing(cache)) is not None:
         sys.stderr.write(f"Kafka can't run here: {why}\n")
         return
     if not cache.exists():
         sys.stderr.write(f"fetching Kafka {VERSION} into {cache}\n")
-    asyncio.run(fetch(cache))
+    try:
+        asyncio.run(fetch(cache))
+    except child.EmbeddedFailed as error:
+        raise SystemExit(str(error)) from None
 
 
 if __name__ == "__main__":

@@ -60,15 +60,16 @@ share.coordinator.state.topic.min.isr=1
 """
 
 
-def kafka_missing() -> str | None:
-    """Why real Kafka can't run here, or None."""
-    return jars.missing(jars.cache_folder())
+def kafka_missing(jar_folder: Path | None = None) -> str | None:
+    """Why real Kafka can't run here, or None. `jar_folder` as EmbeddedKafka's."""
+    return jars.missing(jar_folder or jars.default_folder())
 
 
 class EmbeddedKafka(EmbeddedService):
     """One Kafka. What it acknowledged survives a `kill -9` of it, being with the kernel by then.
 
-    Topics are not created by being used. The first start fetches its jars, which takes a minute.
+    Topics are not created by being used. Where `jar_folder` (by default one in the project's cache) is not there yet,
+    the jars are fetched into it, which takes a minute.
     """
 
     name: ClassVar = "Kafka"
@@ -77,9 +78,9 @@ class EmbeddedKafka(EmbeddedService):
     end_with_us: ClassVar = signal.SIGKILL
     stop_patience_s: ClassVar = 15.0
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, *, jar_folder: Path | None = None) -> None:
         super().__init__(folder)
-        self._jars = jars.cache_folder()
+        self._jars = jar_folder or jars.default_folder()
         self._data = self.folder / "data"
         self._properties = self.folder / "kafka.properties"
 

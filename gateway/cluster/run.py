@@ -20,6 +20,7 @@ from fanout.tasks import Backoff
 from gateway import logs
 from gateway.cluster.kafka import EmbeddedKafka, kafka_missing
 from gateway.cluster.node import NodeProcess
+from gateway.cluster.service import EmbeddedService
 from gateway.cluster.valkey import EmbeddedValkey, valkey_missing
 from gateway.console.demo import PEOPLE
 from gateway.ground import database, stop_signal
@@ -60,7 +61,8 @@ async def run(settings: Settings, *, config: Path | None, sign: Sign, with_kafka
     Raises ServiceMissing, EmbeddedFailed or FolderBusy.
     """
     logs.configure(settings.log.level, settings.log.format)
-    if with_kafka and (why := [each for each in (kafka_missing(), valkey_missing()) if each]):
+    missing = (kafka_missing(_jar_folder(settings)), valkey_missing()) if with_kafka else ()
+    if why := list(filter(None, missing)):
         raise ServiceMissing("\n  ".join([*why, "or run it without Kafka and Valkey: applause cluster --no-kafka"]))
     stop = stop_signal()
     async with AsyncExitStack() as stack:
@@ -93,7 +95,10 @@ class Cluster:
         self._supervisor = supervisor
         folder = settings.data_path.absolute()
         self._folder = folder
-        self._services = [EmbeddedValkey(folder / "valkey"), EmbeddedKafka(folder / "kafka")] if with_kafka else []
+        self._services: list[EmbeddedService] = []
+        if with_kafka:
+            kafka = EmbeddedKafka(folder / "kafka", jar_folder=_jar_folder(settings))
+            self._services += [EmbeddedValkey(folder / "valkey"), kafka]
         self._nodes: list[NodeProcess] = []
         self._dsn = ""
 
@@ -189,6 +194,10 @@ async def _keep_running(part: Part) -> None:
             except EmbeddedFailed as error:
                 log.error("cluster.restart_failed", part=part.name, reason=str(error))
         backoff.reset()
+
+
+def _jar_folder(settings: Settings) -> Path | None:
+    return Path(settings.cluster.kafka_jars).expanduser().absolute() if settings.cluster.kafka_jars else None
 
 
 def _roles(person: PutUserRequest) -> Sequence[str]:

@@ -66,8 +66,11 @@ class EmbeddedService(abc.ABC):
 
     async def start(self) -> str:
         """Start the server and return its address once it answers. Raises EmbeddedFailed or FolderBusy."""
-        if self._process is not None:  # killed: a large one takes a moment to be gone
-            await asyncio.wait_for(child.exited(self._process), GONE_PATIENCE_S)
+        if self._process is not None:  # it has been killed, and a large one takes a moment to be gone
+            try:
+                await asyncio.wait_for(child.exited(self._process), GONE_PATIENCE_S)
+            except TimeoutError:
+                raise EmbeddedFailed(f"{self.name} runs already: process {self.pid}") from None
         self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         if self._lock is None:
             self._lock = await self._take_folder()

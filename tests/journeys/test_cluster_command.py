@@ -18,7 +18,6 @@ from typing import Final
 import pytest
 import redis.asyncio as redis
 
-from gateway.cluster import jars
 from storage.embedded import running_dsn
 from tests.support.clients import Phone
 from tests.support.processes import none_is_left, postmaster_of, runs
@@ -164,17 +163,19 @@ async def test_without_kafka_the_nodes_speak_over_postgresql(tmp_path: Path) -> 
 
 
 def test_what_is_missing_is_said_before_anything_starts(tmp_path: Path) -> None:
-    (tmp_path / "java").write_text("#!/bin/sh\nexit 1\n")
-    (tmp_path / "java").chmod(0o755)
+    java, jar_folder = tmp_path / "java", tmp_path / "jars"
+    java.write_text("#!/bin/sh\necho 'openjdk version \"21.0.2\"' >&2\n")
+    java.chmod(0o755)
     done = subprocess.run(
         [sys.executable, "-m", "gateway", "cluster", "--data-dir", str(tmp_path / "data")],
         capture_output=True,
         text=True,
         check=False,
-        env=own_environment() | {"PATH": str(tmp_path)},
+        env=own_environment() | {"PATH": str(tmp_path), "APPLAUSE_CLUSTER__KAFKA_JARS": str(jar_folder)},
     )
     assert (done.returncode, done.stdout) == (1, "")
-    assert f"no Java {jars.OLDEST_JAVA}" in done.stderr
+    assert "no Maven" in done.stderr
+    assert str(jar_folder) in done.stderr
     assert "--no-kafka" in done.stderr
     assert not (tmp_path / "data" / "pg").exists()
 

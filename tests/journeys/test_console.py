@@ -17,6 +17,8 @@ from typing import TYPE_CHECKING, Final
 
 import pytest
 
+from tests.support.absence import not_run
+
 if TYPE_CHECKING:
     from playwright.async_api import Locator, Page
 
@@ -31,11 +33,11 @@ def browser_path() -> str:
     """Where the system's Chromium is; skips, naming what is missing, where the journey can't run."""
     found = next(filter(None, map(shutil.which, BROWSERS)), None)
     if found is None:
-        pytest.skip(f"NOT RUN, no browser: none of {', '.join(BROWSERS)} is on the PATH (apt-get install -y chromium)")
+        not_run("browser", f"no browser: none of {', '.join(BROWSERS)} is on the PATH (apt-get install -y chromium)")
     try:
         import playwright  # noqa: F401
     except ImportError:
-        pytest.skip("NOT RUN, the Python package `playwright` is missing (pip install playwright)")
+        not_run("browser", "the Python package `playwright` is missing (pip install playwright)")
     return found
 
 

@@ -10,12 +10,12 @@ from typing import Any, Final
 from urllib.parse import urlsplit
 
 import asyncpg
-import pytest
 
 from storage.audit import audit
 from storage.binaries import find
 from storage.db import connect
 from storage.embedded import EmbeddedPostgres
+from tests.support.absence import not_run
 from tests.support.clients import PATIENCE_S
 from tests.support.database import named
 from tests.support.pair import Pair, pair
@@ -29,7 +29,7 @@ def _tool(name: str) -> Path:
     """A program of PostgreSQL's, beside the server's own where they were packed together."""
     beside = find().bin / name
     found = beside if beside.exists() else shutil.which(name)
-    return Path(found) if found else pytest.skip(f"NOT RUN, there is no {name} here")
+    return Path(found) if found else not_run("postgresql", f"there is no {name} here")
 
 
 async def _run(tool: str, *arguments: str | Path) -> None:

@@ -32,6 +32,7 @@ from loadtest.peers.servers import (
 from loadtest.servers import Server, Stock
 from storage.audit import audit
 from storage.embedded import EmbeddedPostgres
+from tests.support.absence import not_run
 from tests.support.clients import Phone
 from tests.support.database import CREATE, named
 from tests.support.engagements import CREATOR, FAN, OTHER_CREATOR, STRANGER, seed
@@ -44,7 +45,7 @@ PATIENCE_S: Final = 10.0
 def node() -> None:
     """Node with what the peers need of npm."""
     if lacking := missing((*PACKAGES["likes"], "bufferutil")):
-        pytest.skip(f"NOT RUN, {lacking}")
+        not_run("node", lacking)
 
 
 @asynccontextmanager

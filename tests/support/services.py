@@ -13,18 +13,19 @@ import pytest_asyncio
 
 from gateway.cluster.kafka import EmbeddedKafka, kafka_missing
 from gateway.cluster.valkey import EmbeddedValkey, valkey_missing
+from tests.support.absence import not_run
 
 
 def need_kafka() -> None:
     """Skip the test, naming what is missing, where Kafka can't run."""
     if (why := kafka_missing()) is not None:
-        pytest.skip(f"NOT RUN, no Kafka: {why}")
+        not_run("kafka", why)
 
 
 def need_valkey() -> None:
     """Skip the test, naming what is missing, where Valkey can't run."""
     if (why := valkey_missing()) is not None:
-        pytest.skip(f"NOT RUN, no Valkey: {why}")
+        not_run("valkey", why)
 
 
 @pytest_asyncio.fixture(scope="session", loop_scope="session")

@@ -131,6 +131,9 @@ async def test_a_folder_in_use_is_refused(tmp_path: Path, monkeypatch: pytest.Mo
     async with EmbeddedValkey(tmp_path) as server:
         with pytest.raises(FolderBusy, match=str(tmp_path)):
             await EmbeddedValkey(tmp_path).start()
+        monkeypatch.setattr(service, "GONE_PATIENCE_S", 0.1)
+        with pytest.raises(EmbeddedFailed, match="runs already"):
+            await server.start()
         await write(server, "undisturbed")
 
 
