@@ -114,13 +114,31 @@ async def test_it_ends_with_a_process_that_is_killed_and_the_next_one_starts_at_
     assert not runs(pid), "a frozen one is ended too"
 
 
-def server_of_a_killed_process(kind: str, folder: Path) -> int:
-    """The server's process id; it may be ending still."""
+async def test_a_folder_is_taken_until_the_server_of_a_killed_process_has_ended(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    need_valkey()
+    monkeypatch.setattr(service, "LOCK_PATIENCE_S", 0.1)
+    orphan = await asyncio.to_thread(server_of_a_killed_process, "valkey", tmp_path, frozen=True)
+    try:
+        with pytest.raises(FolderBusy):
+            await EmbeddedValkey(tmp_path).start()
+    finally:
+        os.kill(orphan, signal.SIGKILL)
+    monkeypatch.undo()
+    async with EmbeddedValkey(tmp_path) as server:
+        await write(server, "first")
+
+
+def server_of_a_killed_process(kind: str, folder: Path, *, frozen: bool = False) -> int:
+    """The server's process id; it may be ending still, and can't where it is frozen."""
     command = [sys.executable, "-c", HOLDING, kind, str(folder)]
     with subprocess.Popen(command, cwd=PROJECT, stdout=subprocess.PIPE, text=True) as holder:
         assert holder.stdout is not None
         server = int(holder.stdout.readline())
         assert runs(server)
+        if frozen:
+            os.kill(server, signal.SIGSTOP)
         holder.kill()
     return server
 
