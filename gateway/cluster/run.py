@@ -18,6 +18,7 @@ import structlog
 
 from fanout.tasks import Backoff
 from gateway import logs
+from gateway.cluster.jars import default_folder
 from gateway.cluster.kafka import EmbeddedKafka, kafka_missing
 from gateway.cluster.node import NodeProcess
 from gateway.cluster.service import EmbeddedService
@@ -64,6 +65,9 @@ async def run(settings: Settings, *, config: Path | None, sign: Sign, with_kafka
     missing = (kafka_missing(_jar_folder(settings)), valkey_missing()) if with_kafka else ()
     if why := list(filter(None, missing)):
         raise ServiceMissing("\n  ".join([*why, "or run it without Kafka and Valkey: applause cluster --no-kafka"]))
+    if with_kafka and not (jar_folder := _jar_folder(settings) or default_folder()).exists():
+        _say([f"Fetching Kafka into {jar_folder}, once: 44 MB"])
+    _say([f"Starting {NODES} nodes and what they stand on"])
     stop = stop_signal()
     async with AsyncExitStack() as stack:
         supervisor = Supervisor()
