@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, Protocol, cast
 from uuid import UUID
 
 import msgspec
+import uuid_utils
 
 from handlers.errors import Refusal
 
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
     from storage.inbox import Event
 
 _CANONICAL = msgspec.json.Encoder(order="sorted")
-_NAMESPACE = bytes.fromhex("6f4d1a5ec0a64f0c9a3be2a1d7c0a9f1")  # any constant of ours (RFC 9562, 5.5)
+_NAMESPACE: Final = uuid_utils.UUID("6f4d1a5e-c0a6-4f0c-9a3b-e2a1d7c0a9f1")  # any constant of ours (RFC 9562, 5.5)
 
 
 class Deed:
@@ -78,10 +79,19 @@ def fingerprint(event: str, payload: bytes | msgspec.Raw) -> bytes:
     return hashlib.blake2b(event.encode() + b"\0" + canonical, digest_size=16).digest()
 
 
+# Ids are made by the library of the compiled ones, whose text and bytes are the same as the standard library's: a
+# twentieth of the time, and there is one for each entry and event.
+
+
 def derived_id(origin: str) -> UUID:
     """The id of something that an action creates, from the name of its request key (UUIDv5), so that a
     retry can't make a second one."""
-    return UUID(bytes=hashlib.sha1(_NAMESPACE + origin.encode(), usedforsecurity=False).digest()[:16], version=5)
+    return cast("UUID", uuid_utils.uuid5(_NAMESPACE, origin))
+
+
+def fresh_id() -> UUID:
+    """The id of something that no action of its own creates (UUIDv7)."""
+    return cast("UUID", uuid_utils.uuid7())
 
 
 class Answer(NamedTuple):

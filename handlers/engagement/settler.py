@@ -5,9 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-import uuid_utils.compat as uuid_utils
-
-from handlers.deed import Delivered, delivered
+from handlers.deed import Delivered, delivered, fresh_id
 from handlers.engagement.rows import entry_of, event_of
 from handlers.engagement.rules import CREATOR_AWARD, MOST_ACTORS_NAMED, Account, Notice, Payment
 from handlers.money import LYK
@@ -75,7 +73,7 @@ def _told(settlements: Sequence[Settlement], seqs: dict[int, int]) -> tuple[list
                 s.creator_id, account.seq, s.kind, s.actors[:MOST_ACTORS_NAMED], s.username,
                 s.video_id, s.notify, s.channel, "",
             )  # fmt: skip
-            notices.append(event_of(notice, uuid_utils.uuid7(), s.now))
+            notices.append(event_of(notice, fresh_id(), s.now))
         if s.points:
             account.seq += 1
             account.n += 1
@@ -84,5 +82,5 @@ def _told(settlements: Sequence[Settlement], seqs: dict[int, int]) -> tuple[list
                 s.title, "creator", s.kind, s.paid, s.total + s.change, "",
             )  # fmt: skip
             account.balance += s.points
-            entries.append(entry_of(payment, uuid_utils.uuid7(), s.now))
+            entries.append(entry_of(payment, fresh_id(), s.now))
     return entries, notices
