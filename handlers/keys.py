@@ -12,7 +12,7 @@ from handlers.errors import Refusal, refusal_ack
 from storage import requests
 from storage.pool import session
 from storage.requests import StoredRequest, Taken
-from storage.statement import Write
+from storage.statement import Write, micros
 
 if TYPE_CHECKING:
     from asyncpg import Connection
@@ -65,8 +65,9 @@ class Keys:
 
     def keep(self, deed: Deed, outcome: bytes, now: datetime) -> None:
         """Take the key: `outcome`, the whole acknowledgement, is the answer from now on."""
-        self._kept[_key(deed)] = (deed.fingerprint, outcome)
-        self._new.append(StoredRequest(*_key(deed), deed.fingerprint, outcome, now))
+        key = _key(deed)
+        self._kept[key] = (deed.fingerprint, outcome)
+        self._new.append(StoredRequest(*key, deed.fingerprint, outcome, micros(now)))
 
     def keep_refusal(self, deed: Deed, refusal: Refusal, now: datetime) -> bytes:
         """Take the key with a refusal that stands: `insufficient_funds`, `fraud_blocked`, `forbidden` or `conflict`.

@@ -66,7 +66,8 @@ SELECT user_id, seq, id, type, event_type, data::json, {moment_of("created_us")}
 """
 
 ADVANCE = """
-UPDATE heads h SET seq = new.seq FROM unnest($1::head_row[]) AS new WHERE h.user_id = new.user_id
+UPDATE heads h SET seq = new.seq FROM unnest($1::bigint[], $2::bigint[]) AS new(user_id, seq)
+WHERE h.user_id = new.user_id
 """
 
 
@@ -79,7 +80,7 @@ def append(events: Sequence[StoredEvent], heads: Mapping[int, int]) -> list[Writ
     rows = [(*event[:6], micros(event.created_at)) for event in events]
     writes = [Write(APPEND_EVENTS, (rows,))] if rows else []
     if heads:
-        writes.append(Write(ADVANCE, (list(heads.items()),)))
+        writes.append(Write(ADVANCE, (list(heads), list(heads.values()))))
     return writes
 
 
@@ -94,7 +95,8 @@ def append_shared(rows: Sequence[SharedRow]) -> list[Write]:
     caller holds."""
     if not rows:
         return []
-    return [Write(APPEND_SHARED, (rows,)), Write(ADVANCE, (list({row.user_id: row.seq for row in rows}.items()),))]
+    heads = {row.user_id: row.seq for row in rows}
+    return [Write(APPEND_SHARED, (rows,)), Write(ADVANCE, (list(heads), list(heads.values())))]
 
 
 # Of a body that many share, nothing but where it is: the rest would cost the driver more than the row.

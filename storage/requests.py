@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Final, NamedTuple
 
-from storage.statement import Write, columns, micros, moment_of
+from storage.statement import Write, columns, moment_of
 
 if TYPE_CHECKING:
     from asyncpg import Connection
@@ -34,13 +34,13 @@ Taken = dict[tuple[int | str, str], tuple[bytes, bytes]]  # (caller, actionId) -
 
 
 class StoredRequest(NamedTuple):
-    """One request key; `outcome` is the acknowledgement's JSON as it was first sent."""
+    """One request key, as `request_row` has it; `outcome` is the acknowledgement's JSON as it was first sent."""
 
     caller: int | str  # a user's id, or a backend's subject
     action_id: str
     fingerprint: bytes
     outcome: bytes
-    created_at: datetime
+    created_us: int  # microseconds since 1970
 
 
 INSERT = f"""
@@ -48,9 +48,11 @@ INSERT INTO requests (user_id, action_id, fingerprint, outcome, created_at)
 SELECT user_id, action_id, fingerprint, outcome, {moment_of("created_us")} FROM unnest($1::request_row[])
 """
 INSERT_OF_MONEY = INSERT.replace("INTO requests", "INTO money_requests")
-INSERT_OF_BACKENDS = """
+INSERT_OF_BACKENDS = f"""
 INSERT INTO backend_requests (subject, action_id, fingerprint, outcome, created_at)
-SELECT * FROM unnest($1::text[], $2::text[], $3::bytea[], $4::bytea[], $5::timestamptz[])
+SELECT subject, action_id, fingerprint, outcome, {moment_of("created_us")}
+FROM unnest($1::text[], $2::text[], $3::bytea[], $4::bytea[], $5::bigint[])
+    AS new(subject, action_id, fingerprint, outcome, created_us)
 """
 
 
@@ -59,8 +61,7 @@ def insert_requests(requests: Sequence[StoredRequest], *, lasting: bool = False)
     heads and saw no such key. Where a backend's was taken meanwhile they raise what `db.is_retryable` knows."""
     people = [request for request in requests if isinstance(request.caller, int)]
     backends = [request for request in requests if isinstance(request.caller, str)]
-    rows = [(*request[:4], micros(request.created_at)) for request in people]
-    writes = [Write(INSERT_OF_MONEY if lasting else INSERT, (rows,))] if rows else []
+    writes = [Write(INSERT_OF_MONEY if lasting else INSERT, (people,))] if people else []
     return writes + ([Write(INSERT_OF_BACKENDS, columns(backends, 5))] if backends else [])
 
 

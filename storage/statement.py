@@ -54,10 +54,10 @@ _MICROSECOND: Final = timedelta(microseconds=1)
 
 
 @lru_cache(maxsize=1024)
-def micros(moment: datetime | None) -> int | None:
+def micros(moment: datetime) -> int:
     """A moment as microseconds since 1970, for `moment_of` in SQL. The driver takes three microseconds to encode a
     moment, and a batch's rows share one."""
-    return None if moment is None else (moment - _EPOCH) // _MICROSECOND
+    return (moment - _EPOCH) // _MICROSECOND
 
 
 def moment_of(column: str) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, date, datetime
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import msgspec
 
@@ -13,7 +13,18 @@ from handlers.awards import Awards
 from handlers.deed import Answer, BatchResult, Deed, Delivered, delivered, derived_id
 from handlers.engagement import rules
 from handlers.engagement.rows import comment_id_of, entry_of, event_of
-from handlers.engagement.rules import COMMENT, Account, Books, Counter, Engagement, Intent, Outcome, PaidDay
+from handlers.engagement.rules import (
+    COMMENT,
+    SHARE,
+    Account,
+    Books,
+    Counter,
+    Engagement,
+    Intent,
+    Outcome,
+    PaidDay,
+    VideoKind,
+)
 from handlers.engagement.wire import EngagementAck, PaidAward
 from handlers.errors import Refusal
 from handlers.keys import Keys
@@ -23,7 +34,7 @@ from storage import accruals, comments, engagement, inbox, ledger
 from storage.accruals import Accrual
 from storage.comments import StoredComment
 from storage.engagement import Concerned, CounterChange, Reading, StoredEngagement
-from storage.statement import Write, write_together
+from storage.statement import Write, micros, write_together
 
 if TYPE_CHECKING:
     from asyncpg import Connection
@@ -31,11 +42,28 @@ if TYPE_CHECKING:
 
 @dataclass(slots=True)
 class EngagementConcern:
-    """Whose videos the deeds are about, and the heads to lock: actors, owners of what is commented on, and creators
-    who are quiet."""
+    """Whose videos the deeds are about, and the heads to lock: actors, and `told`: owners of what is commented on, and
+    creators who are quiet."""
 
-    videos: dict[tuple[str, int], Concerned]
+    videos: dict[VideoKind, Concerned]
     user_ids: set[int]
+    told: set[int]
+
+
+class Ready(NamedTuple):
+    """A deed that can be carried out: the heads that it needs are locked."""
+
+    deed: Deed
+    place: VideoKind
+    video: Concerned
+
+    @property
+    def key(self) -> tuple[int, str, str, int, str]:
+        """What its Reading is found by."""
+        return self.deed.user_id, self.deed.action_id, *self.place, LYK
+
+
+Answers = dict[Deed, bytes | Refusal | None]  # None: in the next batch
 
 
 class EngagementHandler:
@@ -51,155 +79,139 @@ class EngagementHandler:
 
     async def resolve(self, conn: Connection, deeds: Sequence[Deed]) -> EngagementConcern:
         """Find the videos' owners and whether they are quiet; lock actors, and owners who hear of it at once."""
-        places = list({(deed.request.video_id, rules.KIND_OF[deed.event]): None for deed in deeds})
-        videos = await engagement.list_concerned(conn, places)
-        users = {deed.user_id for deed in deeds}
+        videos = await engagement.list_concerned(conn, list(dict.fromkeys(map(_place, deeds))))
+        told = {video.owner_id for (_, kind), video in videos.items() if kind == COMMENT}
         if len(deeds) <= self._prompt_batch:
-            users |= {video.owner_id for video in videos.values() if video.quiet}
-        users |= {video.owner_id for (_, kind), video in videos.items() if kind == COMMENT}
-        return EngagementConcern(videos, users)
+            told |= {video.owner_id for video in videos.values() if video.quiet}
+        return EngagementConcern(videos, told.union([deed.user_id for deed in deeds]), told)
 
     async def run(
         self, conn: Connection, deeds: Sequence[Deed], concern: EngagementConcern, heads: dict[int, int]
     ) -> BatchResult:
         """Carry out the deeds whose heads are locked; the others wait for the next batch."""
-        answers: dict[Deed, bytes | Refusal | None] = {}
-        ready: list[Deed] = []
-        waiting: set[int] = set()
-        for deed in deeds:
-            place = (deed.request.video_id, rules.KIND_OF[deed.event])
-            video = concern.videos.get(place)
-            if deed.user_id not in heads or deed.user_id in waiting:
-                answers[deed] = None  # and with it all later deeds of its connection: they have the same actor
-            elif video is None:
-                answers[deed] = Refusal("not_found", "There is no such video.", field="videoId")
-            elif place[1] == COMMENT and video.owner_id not in heads:
-                waiting.add(deed.user_id)
-                answers[deed] = None
-            else:
-                ready.append(deed)
+        answers: Answers = dict.fromkeys(deeds)
         events: list[Delivered] = []
-        if ready:
-            readings = dict(
-                zip(ready, await engagement.list_readings(conn, [_key(deed) for deed in ready]), strict=True)
-            )
-            ready, late = _still_true(readings, concern)
-            answers.update(dict.fromkeys(late))
-            batch = _Batch(self._awards(), concern, heads, readings)
-            batch.read(ready)
-            if commented := [deed for deed in ready if deed.event == "video:comment"]:
-                pairs = list({(deed.user_id, deed.request.video_id): None for deed in commented})
-                batch.read_paid_days(await comments.list_paid_days(conn, pairs))
-            for deed in ready:
-                answers[deed] = batch.answer(deed)
+        if ready := _ready(deeds, concern, heads, answers):
+            # Of creators who hear of it at once more has to be known. Who is an actor too is none of them for that.
+            with_creators = any(each.video.owner_id in concern.told for each in ready)
+            readings = await engagement.list_readings(conn, [each.key for each in ready], with_creators=with_creators)
+            now = readings[0].now
+            assert now is not None, "the first row has it"
+            batch = _Batch(self._awards(), heads, now)
+            if commented := dict.fromkeys((r.deed.user_id, r.place[0]) for r in ready if r.place[1] == COMMENT):
+                batch.read_paid_days(await comments.list_paid_days(conn, list(commented)))
+            batch.answer_all(ready, readings, answers)
             events = await batch.write(conn)
-        return BatchResult([Answer(deed, answers[deed]) for deed in deeds], events)
+        return BatchResult([Answer(*each) for each in answers.items()], events)
 
 
-def _key(deed: Deed) -> tuple[int, str, str, int, str]:
-    return deed.user_id, deed.action_id, deed.request.video_id, rules.KIND_OF[deed.event], LYK
+def _place(deed: Deed) -> VideoKind:
+    return deed.request.video_id, rules.KIND_OF[deed.event]
 
 
-def _still_true(readings: dict[Deed, Reading], concern: EngagementConcern) -> tuple[list[Deed], list[Deed]]:
-    """(deeds to carry out, deeds for the next batch). A video may have changed hands before the locks: such a deed
-    waits, and with it all later ones of its actor."""
-    ready: list[Deed] = []
-    late: list[Deed] = []
+def _ready(deeds: Sequence[Deed], concern: EngagementConcern, heads: dict[int, int], answers: Answers) -> list[Ready]:
+    """The deeds whose heads are locked. Where one waits for the next batch, so do all later ones of its connection:
+    they have the same actor."""
+    ready: list[Ready] = []
     waiting: set[int] = set()
-    for deed, reading in readings.items():
-        owner = concern.videos[deed.request.video_id, rules.KIND_OF[deed.event]].owner_id
-        if deed.user_id in waiting or reading.owner_id != owner:
+    for deed in deeds:
+        place = _place(deed)
+        video = concern.videos.get(place)
+        if deed.user_id not in heads or deed.user_id in waiting:
+            continue
+        if video is None:
+            answers[deed] = Refusal("not_found", "There is no such video.", field="videoId")
+        elif place[1] == COMMENT and video.owner_id not in heads:
             waiting.add(deed.user_id)
-            late.append(deed)
         else:
-            ready.append(deed)
-    return ready, late
+            ready.append(Ready(deed, place, video))
+    return ready
 
 
 class _Batch:
     """One batch under its locks: the books, the request keys, and what is to be written."""
 
-    def __init__(
-        self, awards: Awards, concern: EngagementConcern, heads: dict[int, int], readings: dict[Deed, Reading]
-    ) -> None:
-        self._concern = concern
+    def __init__(self, awards: Awards, heads: dict[int, int], now: datetime) -> None:
         self._heads = heads
         self._books = Books(awards=awards, accounts={}, counters={}, engagements={})
-        self._readings = readings
         self._keys = Keys()
         self._touched: dict[rules.EngagementKey, int] = {}  # -> the creator of its video
-        self._now: datetime | None = None
-        self._moment = ""  # the same in words: a part of all origins, for a key comes free again after days
-
-    def read(self, deeds: Sequence[Deed]) -> None:
-        """Enter what is stored into the books: accounts of locked users, engagements, totals, keys."""
-        books = self._books
-        for deed in deeds:
-            reading = self._readings[deed]
-            if self._now is None:
-                self._now, self._moment = reading.now, str(reading.now)
-            place = (deed.request.video_id, rules.KIND_OF[deed.event])
-            video = self._concern.videos[place]
-            owner = video.owner_id
-            if deed.user_id not in books.accounts:
-                books.accounts[deed.user_id] = Account(self._heads[deed.user_id], reading.balance, reading.n)
-            if owner in self._heads and owner not in books.accounts:
-                books.accounts[owner] = Account(self._heads[owner], reading.owner_balance, reading.owner_n)
-            if place not in books.counters:
-                prompt = reading.quiet and owner in self._heads
-                books.counters[place] = Counter((reading.total or 0) if prompt else video.total, prompt)
-            key = (deed.user_id, *place)
-            if key not in books.engagements:
-                books.engagements[key] = Engagement(
-                    reading.counted or 0,
-                    bool(reading.actor_paid),
-                    bool(reading.creator_paid),
-                    bool(reading.notified),
-                )
-            if reading.fingerprint is not None and reading.outcome is not None:
-                self._keys.enter(deed, reading.fingerprint, reading.outcome)
+        self._known: set[rules.EngagementKey] = set()  # those that are stored already
+        self._now = now
+        self._moment = str(now)  # a part of all origins, for a key comes free again after days
 
     def read_paid_days(self, paid: dict[tuple[int, str], tuple[date, int]]) -> None:
         """Enter what comments need beside: today, and how often they paid on which day."""
-        assert self._now is not None
         self._books.today = self._now.astimezone(UTC).date()
         self._books.paid_days.update({pair: PaidDay(*last) for pair, last in paid.items()})
 
-    def answer(self, deed: Deed) -> bytes | Refusal:
-        """Decide one deed, or answer it as its key was answered before."""
-        kept = self._keys.replay(deed)
-        if kept is not None:
-            return kept
-        intent = self._intent(deed)
+    def answer_all(self, ready: Sequence[Ready], readings: Sequence[Reading], answers: Answers) -> None:
+        """Decide one deed after the other. A video may have changed hands before the locks: such a deed waits, and with
+        it all later ones of its actor."""
+        waiting: set[int] = set()
+        for each, reading in zip(ready, readings, strict=True):
+            actor_id = each.deed.user_id
+            if actor_id in waiting or reading.owner_id not in (None, each.video.owner_id):
+                waiting.add(actor_id)
+                continue
+            if reading.fingerprint is not None and reading.outcome is not None:
+                self._keys.enter(each.deed, reading.fingerprint, reading.outcome)
+            kept = self._keys.replay(each.deed)
+            answers[each.deed] = kept if kept is not None else self._answer(each, reading)
+
+    def _answer(self, ready: Ready, reading: Reading) -> bytes:
+        deed = ready.deed
+        self._enter(ready, reading)
+        intent = self._intent(ready, reading)
         comment_id = str(comment_id_of(intent.origin)) if intent.kind == COMMENT else None
-        outcome = _ack(deed.request.video_id, rules.decide(self._books, intent), comment_id)
+        outcome = _ack(intent.video_id, rules.decide(self._books, intent), comment_id)
         self._touched[deed.user_id, intent.video_id, intent.kind] = intent.owner_id
-        assert self._now is not None
         self._keys.keep(deed, outcome, self._now)
         return outcome
 
-    def _intent(self, deed: Deed) -> Intent:
-        reading = self._readings[deed]
-        kind = rules.KIND_OF[deed.event]
-        video = self._concern.videos[deed.request.video_id, kind]
+    def _enter(self, ready: Ready, reading: Reading) -> None:
+        """Enter what is stored into the books, unless the batch has changed it since: the accounts of locked users, the
+        engagement, the total."""
+        books, heads, (deed, place, video) = self._books, self._heads, ready
+        actor_id, owner_id = deed.user_id, video.owner_id
+        if actor_id not in books.accounts:
+            books.accounts[actor_id] = Account(heads[actor_id], reading.balance, reading.n)
+        is_told = reading.owner_id is not None and owner_id in heads
+        if is_told and owner_id not in books.accounts:
+            books.accounts[owner_id] = Account(heads[owner_id], reading.owner_balance, reading.owner_n)
+        if place not in books.counters:
+            prompt = is_told and reading.quiet
+            books.counters[place] = Counter((reading.total or 0) if prompt else video.total, prompt)
+        key = (actor_id, *place)
+        if key not in books.engagements:
+            if reading.counted is None:
+                books.engagements[key] = Engagement()
+                return
+            self._known.add(key)
+            books.engagements[key] = Engagement(
+                reading.counted, bool(reading.actor_paid), bool(reading.creator_paid), bool(reading.notified)
+            )
+
+    def _intent(self, ready: Ready, reading: Reading) -> Intent:
+        deed, (video_id, kind), video = ready
         return Intent(
             actor_id=deed.user_id,
             username=reading.username,
             following=reading.following,
             event=deed.event,
             kind=kind,
-            video_id=deed.request.video_id,
+            video_id=video_id,
             title=video.title,
-            channel=getattr(deed.request, "channel", None),
+            channel=deed.request.channel if kind == SHARE else None,
             owner_id=video.owner_id,
-            owner_followers=reading.owner_followers,
+            owner_followers=video.followers,
             origin=f"{deed.user_id}/{deed.action_id}/{self._moment}",
             text=deed.request.text if kind == COMMENT else "",
         )
 
     async def write(self, conn: Connection) -> list[Delivered]:
         """Store all that the deeds came to in one statement; return the events for delivery."""
-        if not self._keys.has_news or self._now is None:
+        if not self._keys.has_news:
             return []
         now, books = self._now, self._books
         entries = [
@@ -213,7 +225,7 @@ class _Batch:
             conn,
             [
                 *self._keys.writes(),
-                *self._engagements(now),
+                *self._engagements(),
                 *comments.insert_comments([_comment(intent, now) for intent in books.comments]),
                 *ledger.post(entries),
                 *inbox.append(notices, advanced),
@@ -233,32 +245,37 @@ class _Batch:
         )
         return delivered([*entries, *notices])
 
-    def _engagements(self, now: datetime) -> list[Write]:
-        """The writes of all states; those of comments, which have the day beside, where there are any."""
-        stored = [self._stored(key, owner, now) for key, owner in self._touched.items()]
-        if not self._books.comments:
-            return engagement.insert_engagements(stored)
-        days = self._books.paid_days
-        commented = [
-            (each, (paid.day, paid.times) if (paid := days.get((each.actor_id, each.video_id))) else None)
-            for each in stored
-            if each.kind == COMMENT
+    def _engagements(self) -> list[Write]:
+        """The writes of all states: the new ones, those that changed, and those of comments, which have the day
+        beside."""
+        new: list[StoredEngagement] = []
+        changed: list[StoredEngagement] = []
+        commented: list[tuple[StoredEngagement, tuple[date, int] | None]] = []
+        now_us = micros(self._now)
+        for key, owner_id in self._touched.items():
+            state = self._books.engagements[key]
+            stored = StoredEngagement(
+                *key,
+                state.count,
+                state.actor_points,
+                state.creator_points,
+                state.actor_paid,
+                state.creator_paid,
+                owner_id,
+                now_us if state.notified_now else None,
+            )
+            if key[2] == COMMENT:
+                paid = self._books.paid_days.get(key[:2])
+                commented.append((stored, (paid.day, paid.times) if paid else None))
+            elif key in self._known:
+                changed.append(stored)
+            else:
+                new.append(stored)
+        return [
+            *engagement.insert_engagements(new),
+            *engagement.update_engagements(changed),
+            *comments.insert_engagements(commented),
         ]
-        others = [each for each in stored if each.kind != COMMENT]
-        return [*engagement.insert_engagements(others), *comments.insert_engagements(commented)]
-
-    def _stored(self, key: rules.EngagementKey, owner_id: int, now: datetime) -> StoredEngagement:
-        state = self._books.engagements[key]
-        return StoredEngagement(
-            *key,
-            state.count,
-            state.actor_points,
-            state.creator_points,
-            state.actor_paid,
-            state.creator_paid,
-            owner_id,
-            now if state.notified_now else None,
-        )
 
 
 def _comment(intent: Intent, now: datetime) -> StoredComment:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
 from datetime import date
 from typing import Final, Literal
+
+import msgspec
 
 from handlers.awards import Awards, points_for
 
@@ -28,8 +29,12 @@ MOST_ACTORS_NAMED: Final = 10
 Reason = Literal["own_video", "already_paid", "daily_cap", "not_eligible"]
 
 
-@dataclass(slots=True)
-class Account:
+class Note(msgspec.Struct, gc=False):
+    """What a batch knows and decides, many of them for each action: made in a fifth of a dataclass's time, and nothing
+    to the garbage collector."""
+
+
+class Account(Note):
     """A locked user's running state: last `seq`, balance in minor units, last `n`."""
 
     seq: int
@@ -37,16 +42,14 @@ class Account:
     n: int
 
 
-@dataclass(slots=True)
-class Counter:
+class Counter(Note):
     """A video's total of one kind, this batch included; `prompt`: its creator may hear of it at once."""
 
     total: int
     prompt: bool
 
 
-@dataclass(slots=True)
-class Engagement:
+class Engagement(Note):
     """The business key's state and what this batch adds to it."""
 
     count: int = 0
@@ -58,29 +61,26 @@ class Engagement:
     notified_now: bool = False
 
 
-@dataclass(slots=True)
-class PaidDay:
+class PaidDay(Note):
     """The last UTC day on which an actor was paid for comments on a video, and how often."""
 
     day: date
     times: int
 
 
-@dataclass(slots=True)
-class Pending:
+class Pending(Note):
     """What this batch leaves for the settler, of one creator, video and kind."""
 
     points: int = 0
     paid: int = 0
     change: int = 0
     notify: int = 0
-    actors: list[int] = field(default_factory=list)
+    actors: list[int] = []
     username: str | None = None
     channel: str | None = None
 
 
-@dataclass(slots=True)
-class Intent:
+class Intent(Note):
     """One action with the facts that it is judged by."""
 
     actor_id: int
@@ -97,8 +97,7 @@ class Intent:
     text: str = ""  # of a comment
 
 
-@dataclass(slots=True)
-class Payment:
+class Payment(Note):
     """One ledger entry and its event: `points` minor units to `user_id`."""
 
     user_id: int
@@ -116,8 +115,7 @@ class Payment:
     origin: str
 
 
-@dataclass(slots=True)
-class Notice:
+class Notice(Note):
     """One `video_like`, `video_share` or `video_comment` for the owner; `actors` newest first."""
 
     user_id: int
@@ -132,8 +130,7 @@ class Notice:
     text: str = ""  # of a comment
 
 
-@dataclass(slots=True)
-class Outcome:
+class Outcome(Note):
     """What the actor is told."""
 
     total: int
@@ -147,8 +144,7 @@ VideoKind = tuple[str, int]
 EngagementKey = tuple[int, str, int]
 
 
-@dataclass(slots=True)
-class Books:
+class Books(Note):
     """Everything that a batch reads and changes. `decide` runs over it, one intent after the other.
 
     `today`, the UTC day of the database's clock, and `paid_days` are there where the batch has comments.
@@ -158,13 +154,13 @@ class Books:
     accounts: dict[int, Account]
     counters: dict[VideoKind, Counter]
     engagements: dict[EngagementKey, Engagement]
-    payments: list[Payment] = field(default_factory=list)
-    notices: list[Notice] = field(default_factory=list)
-    pending: dict[tuple[int, str, int], Pending] = field(default_factory=dict)
-    counted: dict[VideoKind, int] = field(default_factory=dict)  # settled here: the change of the total
-    told: set[VideoKind] = field(default_factory=set)  # the creator heard of it in this batch
-    comments: list[Intent] = field(default_factory=list)
-    paid_days: dict[tuple[int, str], PaidDay] = field(default_factory=dict)
+    payments: list[Payment] = []
+    notices: list[Notice] = []
+    pending: dict[tuple[int, str, int], Pending] = {}
+    counted: dict[VideoKind, int] = {}  # settled here: the change of the total
+    told: set[VideoKind] = set()  # the creator heard of it in this batch
+    comments: list[Intent] = []
+    paid_days: dict[tuple[int, str], PaidDay] = {}
     today: date = date.min
 
 

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import dataclasses
 import itertools
 from collections import defaultdict
 from dataclasses import dataclass
 from datetime import date, timedelta
 from typing import Final
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -201,18 +201,18 @@ class Stage:
         locked = {intent.actor_id for intent in batch} | {VIDEOS[video] for video, _ in touched - popular}
         return Books(
             awards=AWARDS,
-            accounts={person: dataclasses.replace(self.accounts[person]) for person in locked},
+            accounts={person: msgspec.structs.replace(self.accounts[person]) for person in locked},
             counters={
                 place: Counter(self.settled[place] + self.waiting[place] * (place in popular), place not in popular)
                 for place in touched
             },
             engagements={
-                key: dataclasses.replace(
+                key: msgspec.structs.replace(
                     self.engagements.get(key, Engagement()), actor_points=0, creator_points=0, notified_now=False
                 )
                 for key in {(intent.actor_id, intent.video_id, intent.kind) for intent in batch}
             },
-            paid_days={pair: dataclasses.replace(paid) for pair, paid in self.paid_days.items()},
+            paid_days={pair: msgspec.structs.replace(paid) for pair, paid in self.paid_days.items()},
             today=self.today,
         )
 
@@ -251,7 +251,7 @@ class Stage:
             assert sorted(event.seq for event in [*mine, *notices]) == list(range(before.seq + 1, account.seq + 1))
             for payment in mine:
                 assert payment.balance_before == before.balance
-                before = dataclasses.replace(before, balance=before.balance + payment.points)
+                before = msgspec.structs.replace(before, balance=before.balance + payment.points)
             assert account.balance == before.balance
         flagged = sum(e.actor_points + e.creator_points for e in books.engagements.values())
         paid = sum(p.points for p in books.payments) + sum(p.points for p in books.pending.values())

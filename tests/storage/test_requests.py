@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from storage import db
 from storage.audit import audit
 from storage.requests import KEPT_DAYS, StoredRequest, insert_requests, maintain_partitions
-from storage.statement import write_together
+from storage.statement import micros, write_together
 from tests.support.clock import at, have_clock
 from tests.support.engagements import CREATOR, FAN, STRANGER, Batches, asked, awards_of, seed
 
@@ -36,7 +36,9 @@ async def partitions(conn: asyncpg.Connection) -> list[str]:
 
 
 async def keep(conn: asyncpg.Connection, *taken_at: datetime) -> None:
-    await write_together(conn, insert_requests([StoredRequest(FAN, f"{each}", b"f", b"{}", each) for each in taken_at]))
+    await write_together(
+        conn, insert_requests([StoredRequest(FAN, f"{each}", b"f", b"{}", micros(each)) for each in taken_at])
+    )
 
 
 @pytest.fixture
