@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Awaitable, Callable, Sequence
 from typing import TYPE_CHECKING, Final
 
@@ -18,6 +19,8 @@ from storage.db import is_connection_lost, is_lock_timeout, is_retryable
 from storage.pool import Pool, session
 
 if TYPE_CHECKING:
+    from asyncpg import Connection
+
     from fanout.delivery import Delivery
     from fanout.hub import Hub
     from fanout.presence import Presence
@@ -26,6 +29,8 @@ if TYPE_CHECKING:
 log = structlog.get_logger()
 
 SETTLE_EVERY_S: Final = 0.1
+SETTLE_SHARE: Final = 0.1  # of the time, where there is much: then it is gathered longer, up to
+SETTLE_AT_LEAST_EVERY_S: Final = 0.5
 PARTITIONS_EVERY_S: Final = 3600.0
 APPLY_EVERY_S: Final = 1.0
 HISTORY_EVERY_S: Final = 2.0
@@ -33,12 +38,16 @@ AWARDS_EVERY_S: Final = 0.5  # an operator's change holds on every node within a
 
 
 class Clock:
-    """Settles accruals, compares heads, keeps partitions. Who misses hints sets `compare_now`."""
+    """Settles accruals, compares heads, keeps partitions. Who misses hints sets `compare_now`.
+
+    `connect` opens the settler's own session, a lane's: it locks heads, and its plans are as old as it is.
+    """
 
     def __init__(
         self,
         *,
         pool: Pool,
+        connect: Callable[[], Awaitable[Connection]],
         settler: Settler,
         delivery: Delivery,
         hub: Hub,
@@ -47,6 +56,8 @@ class Clock:
         compare_now: asyncio.Event,
     ) -> None:
         self._pool = pool
+        self._connect = connect
+        self._settling: Connection | None = None
         self._settler = settler
         self._delivery = delivery
         self._hub = hub
@@ -56,7 +67,18 @@ class Clock:
 
     async def settle(self) -> None:
         """Serve until cancelled: whatever waits for creators, at most once a second each."""
-        await _for_ever("settle", SETTLE_EVERY_S, self._settle)
+        went_well = True
+        rest_s = SETTLE_EVERY_S
+        try:
+            while True:
+                await asyncio.sleep(rest_s)
+                begun = time.monotonic()
+                went_well = await _attempt("settle", self._settle, went_well)
+                took_s = time.monotonic() - begun
+                rest_s = min(max(took_s / SETTLE_SHARE, SETTLE_EVERY_S), SETTLE_AT_LEAST_EVERY_S)
+        finally:
+            if self._settling is not None:
+                self._settling.terminate()
 
     async def keep_partitions(self) -> None:
         """Serve until cancelled: partitions ahead of time, expired ones away."""
@@ -85,8 +107,15 @@ class Clock:
         await _when_woken("compare", self._compare_now, every_s, self._compare)
 
     async def _settle(self) -> None:
-        async with session(self._pool) as conn:
-            self._deliver(await self._settler.settle(conn))
+        if self._settling is None or self._settling.is_closed():
+            self._settling = await self._connect()
+        try:
+            self._deliver(await self._settler.settle(self._settling))
+            while self._settler.is_behind:
+                self._deliver(await self._settler.settle(self._settling))
+        except BaseException:
+            self._settling.terminate()  # whatever it was in the middle of
+            raise
 
     async def _keep_partitions(self) -> None:
         async with session(self._pool) as conn:

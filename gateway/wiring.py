@@ -219,6 +219,7 @@ class Node:
     def _start_clock(self) -> None:
         clock = Clock(
             pool=self._pool,
+            connect=self._connect_lane,
             settler=self._settler,
             delivery=self._delivery,
             hub=self._hub,

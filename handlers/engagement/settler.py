@@ -27,27 +27,29 @@ class Settler:
     to the next settler.
     """
 
-    def __init__(self, *, most_creators: int = 200) -> None:
-        self._most_creators = most_creators
+    def __init__(self, *, most_places: int = 500) -> None:
+        self._most_places = most_places  # in one transaction, which holds their creators' heads
+        self.is_behind = False  # more was due than one transaction takes
         self.runs = 0  # for the metrics, as are settlements: sums that were posted
         self.settlements = 0
 
     async def settle(self, conn: Connection) -> list[Delivered]:
         """Settle what is due in one transaction; returns the committed events, [] where nothing was due."""
         self.runs += 1
-        creators = await accruals.list_due(conn, self._most_creators)
-        if not creators:
+        due = await accruals.list_due(conn, self._most_places)
+        self.is_behind = False
+        if not due:
             return []
         async with conn.transaction():
-            seqs = await heads.lock(conn, creators, skip_locked=True)
-            settlements = await accruals.take(conn, sorted(seqs), LYK)
+            seqs = await heads.lock(conn, {place.creator_id for place in due}, skip_locked=True)
+            settlements = await accruals.take(conn, [place for place in due if place.creator_id in seqs], LYK)
             entries, notices = _told(settlements, seqs)
-            advanced = {event.user_id: event.seq for event in delivered([*entries, *notices])}
+            events = delivered([*entries, *notices])
             await write_together(
                 conn,
                 [
                     *ledger.post(entries),
-                    *inbox.append(notices, advanced),
+                    *inbox.append(notices, {event.user_id: event.seq for event in events}),
                     *engagement.add_to_counters(
                         [
                             CounterChange(s.video_id, s.kind, s.change, s.now if s.points or s.notify else None)
@@ -57,7 +59,8 @@ class Settler:
                 ],
             )
         self.settlements += len(settlements)
-        return delivered([*entries, *notices])
+        self.is_behind = bool(settlements) and len(due) == self._most_places
+        return events
 
 
 def _told(settlements: Sequence[Settlement], seqs: dict[int, int]) -> tuple[list[Entry], list[StoredEvent]]:

@@ -357,6 +357,15 @@ async def test_the_settler_serves_several_videos_of_one_creator_in_one_chain(
     assert (await balances(conn))[OTHER_CREATOR] == 3 * (100 + 10 + 100)
 
 
+async def test_more_than_a_transaction_s_worth_is_settled_one_after_the_other(conn: asyncpg.Connection) -> None:
+    await seed(conn)
+    batches = Batches(conn, await awards_of(conn), prompt_batch=0)
+    await batches.data(*(asked(FAN, "video:view", video) for video in ("a", "b", "c")))
+    settler = Settler(most_places=2)
+    for told, is_behind in ((2, True), (1, False), (0, False)):
+        assert (len(await settler.settle(conn)), settler.is_behind) == (told, is_behind)
+
+
 # -- other nodes -------------------------------------------------------------------------------------
 
 

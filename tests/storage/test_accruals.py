@@ -16,7 +16,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from storage import accruals, db, heads, users
-from storage.accruals import Accrual, Settlement
+from storage.accruals import Accrual, Place, Settlement
 from storage.engagement import CounterChange, add_to_counters
 from storage.statement import write_together
 from tests.support.videos import upsert_video
@@ -56,10 +56,14 @@ async def heard(conn: asyncpg.Connection, video_id: str, kind: int, seconds_ago:
     await write_together(conn, add_to_counters([change]))
 
 
+PLACES: Final = sorted(Place(owner, video_id, kind) for video_id, owner in OWNERS.items() for kind in (1, 2, 3))
+
+
 async def take(conn: asyncpg.Connection, *creators: int) -> list[Settlement]:
+    """What waits for these creators, wherever it does."""
     async with conn.transaction():
         await heads.lock(conn, creators)
-        return await accruals.take(conn, creators, CURRENCY)
+        return await accruals.take(conn, [place for place in PLACES if place.creator_id in creators], CURRENCY)
 
 
 async def waiting(conn: asyncpg.Connection) -> int:
@@ -116,7 +120,7 @@ async def test_whatever_waits_is_taken_summed_up(
     try:
         for start in range(0, len(given_rows), batch):
             await insert(conn, *given_rows[start : start + batch])
-        assert sorted(await accruals.list_due(conn, 10)) == sorted({row.creator_id for row in given_rows})
+        assert sorted(await accruals.list_due(conn, 20)) == sorted({by_place(row) for row in given_rows})
         taken = await take(conn, *asked)
         assert [each[1:] for each in taken] == summed([row for row in given_rows if row.creator_id in asked])
         assert await waiting(conn) == sum(row.creator_id not in asked for row in given_rows)
@@ -139,7 +143,7 @@ async def test_what_was_taken_and_not_committed_waits_on(conn: asyncpg.Connectio
     attempt = conn.transaction()
     await attempt.start()
     await heads.lock(conn, [1])
-    assert len(await accruals.take(conn, [1], CURRENCY)) == 2
+    assert len(await accruals.take(conn, PLACES, CURRENCY)) == 2
     await attempt.rollback()
     assert await waiting(conn) == 2
     assert len(await take(conn, 1)) == 2
@@ -154,7 +158,7 @@ async def test_who_heard_of_it_a_moment_ago_waits_for_their_second(
 ) -> None:
     await insert(conn, accrual())
     await heard(conn, "a", 1, seconds_ago)
-    assert await accruals.list_due(conn, 10) == [1] * is_due
+    assert await accruals.list_due(conn, 10) == [(1, "a", 1)] * is_due
     assert len(await take(conn, 1)) == is_due
     assert await waiting(conn) == (not is_due)
 
@@ -163,14 +167,14 @@ async def test_each_video_and_kind_is_due_by_itself(conn: asyncpg.Connection) ->
     await insert(conn, accrual("a", 1), accrual("a", 2), accrual("b", 1), accrual("c", 1))
     await heard(conn, "a", 1, -60)
     await heard(conn, "c", 1, -60)
-    assert await accruals.list_due(conn, 10) == [1]
+    assert sorted(await accruals.list_due(conn, 10)) == [(1, "a", 2), (1, "b", 1)]
     assert [(each.video_id, each.kind) for each in await take(conn, 1, 2, 3)] == [("a", 2), ("b", 1)]
     assert await waiting(conn) == 2
 
 
-async def test_as_many_creators_as_asked_for_each_once(conn: asyncpg.Connection) -> None:
+async def test_as_many_places_as_asked_for_each_once(conn: asyncpg.Connection) -> None:
     await insert(conn, *(accrual(video) for video in "aabbccdd"))
-    assert sorted(await accruals.list_due(conn, 10)) == [1, 2, 3]
+    assert sorted(await accruals.list_due(conn, 10)) == [(1, "a", 1), (1, "b", 1), (2, "c", 1), (3, "d", 1)]
     assert len(await accruals.list_due(conn, 2)) == 2
     assert await take(conn) == []
 
@@ -200,8 +204,8 @@ async def test_settlers_that_skip_each_other_take_all_of_it_once(conn: asyncpg.C
         while not (done.is_set() and await waiting(node) == 0):
             due = await accruals.list_due(node, 10)
             async with node.transaction():
-                locked = await heads.lock(node, due, skip_locked=True)
-                taken += await accruals.take(node, sorted(locked), CURRENCY)
+                locked = await heads.lock(node, {place.creator_id for place in due}, skip_locked=True)
+                taken += await accruals.take(node, [place for place in due if place.creator_id in locked], CURRENCY)
         return taken
 
     async def act() -> None:
