@@ -50,17 +50,22 @@ class Settler:
                 [
                     *ledger.post(entries),
                     *inbox.append(notices, {event.user_id: event.seq for event in events}),
-                    *engagement.add_to_counters(
-                        [
-                            CounterChange(s.video_id, s.kind, s.change, s.now if s.points or s.notify else None)
-                            for s in settlements
-                        ]
-                    ),
+                    *engagement.add_to_counters(_counted(settlements)),
                 ],
             )
         self.settlements += len(settlements)
         self.is_behind = bool(settlements) and len(due) == self._most_places
         return events
+
+
+def _counted(settlements: Sequence[Settlement]) -> list[CounterChange]:
+    """The change of each total. A video that changed hands may be settled with both its owners at once."""
+    changes: dict[tuple[str, int], CounterChange] = {}
+    for s in settlements:
+        before = changes.get((s.video_id, s.kind), CounterChange(s.video_id, s.kind, 0, None))
+        told_at = s.now if s.points or s.notify else before.paid_at
+        changes[s.video_id, s.kind] = before._replace(change=before.change + s.change, paid_at=told_at)
+    return list(changes.values())
 
 
 def _told(settlements: Sequence[Settlement], seqs: dict[int, int]) -> tuple[list[Entry], list[StoredEvent]]:

@@ -237,6 +237,19 @@ async def test_a_video_that_changes_hands_meanwhile_waits_for_the_next_batch(
     assert await balances(conn) == {FAN: 200, FAN + 1: 100, OTHER_CREATOR: 100 + 10 + 100}
 
 
+async def test_in_a_large_batch_it_is_whose_it_was_when_the_action_came(conn: asyncpg.Connection) -> None:
+    """What is left to the settler needs no owner's head, and does not look at the video again."""
+    await seed(conn)
+    batches = Batches(conn, await awards_of(conn), prompt_batch=0)
+    handed_over = upsert_video(conn, "a", OTHER_CREATOR, None)
+    [answer] = await batches.run(asked(FAN, "video:like"), meanwhile=handed_over)
+    assert answer["ok"]
+    await batches.data(asked(FAN + 1, "video:like"))
+    assert len(await Settler().settle(conn)) == 4, "both owners, each told and paid of the same video"
+    assert await balances(conn) == {FAN: 100, FAN + 1: 100, CREATOR: 100, OTHER_CREATOR: 100}
+    assert await conn.fetchval("SELECT total FROM video_counters") == 2
+
+
 # -- quiet and popular -------------------------------------------------------------------------------
 
 
