@@ -54,16 +54,17 @@ class Dispatch:
         request: Any,
         payload: msgspec.Raw,
         *,
+        now: float,
         received_at: float,
         order_key: object | None,
         answer: Callable[[bytes], None],
     ) -> None:
         """Put an action into the lane; `answer` gets the whole acknowledgement, once, in time from its
-        receipt (on the loop's clock).
+        receipt (on the loop's clock, as `now`).
 
         Refuses `rate_limited`, `overloaded` and `draining`.
         """
-        self.charge(user_id, asyncio.get_running_loop().time())
+        self.charge(user_id, now)
         self._lane.submit(
             Deed(
                 user_id=user_id,
@@ -88,7 +89,7 @@ class Dispatch:
             return await self._answered(
                 event,
                 lambda answer, now: self.submit(
-                    user_id, route, request, raw, received_at=now, order_key=None, answer=answer
+                    user_id, route, request, raw, now=now, received_at=now, order_key=None, answer=answer
                 ),
             )
 

@@ -100,6 +100,7 @@ class ClientApp:
         self.wheel = wheel
         self.event_frame = event_frame
         self.spawn = spawn
+        self.clock = asyncio.get_running_loop().time
         self.limits = SessionLimits(
             settings.socket.max_in_flight,
             settings.socket.bad_requests_per_minute,

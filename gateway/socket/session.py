@@ -11,6 +11,7 @@ import math
 import time
 from collections import deque
 from collections.abc import Awaitable
+from functools import partial
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 import msgspec
@@ -106,19 +107,18 @@ class Session:
             if self.over:
                 raise Refusal("unauthorized", "The token has expired.")
             route, request, payload = self.app.dispatch.decode(event, args, lenient=self.newer)
-            waits = self.waiting is not None or self.reading or (route.read is not None and self.acting > 0)
             if self.in_flight >= self.app.limits.max_in_flight:
                 raise Refusal("overloaded", "Too many requests wait on this connection.", retry_after_ms=100)
         except Refusal as refusal:
             self.refuse(refusal, ack_id, event)
             return
-        item = Waiting(route, request, payload, ack_id, asyncio.get_running_loop().time())
-        if waits:
+        now = self.app.clock()
+        if self.waiting is not None or self.reading or (route.read is not None and self.acting > 0):
             if self.waiting is None:
                 self.waiting = deque()
-            self.waiting.append(item)
+            self.waiting.append(Waiting(route, request, payload, ack_id, now))
         else:
-            self._start(item)
+            self._start(route, request, payload, ack_id, now, now)
 
     @property
     def in_flight(self) -> int:
@@ -138,36 +138,32 @@ class Session:
         if len(self.errors) >= self.app.limits.bad_requests_per_minute:
             self.cut("too_many_errors")
 
-    def _start(self, item: Waiting) -> None:
-        now = asyncio.get_running_loop().time()
-        event = item.route.event
+    def _start(
+        self, route: Route, request: Any, payload: msgspec.Raw, ack_id: int | None, received_at: float, now: float
+    ) -> None:
         try:
-            if now >= item.received_at + self.app.limits.deadline_s:
-                raise Refusal("unavailable", "Those before it took too long.", retry_after_ms=1000)
-            if item.route.read is None:
-                ack_id = item.ack_id
+            if route.read is None:
                 self.app.dispatch.submit(
                     self.user_id,
-                    item.route,
-                    item.request,
-                    item.payload,
-                    received_at=item.received_at,
+                    route,
+                    request,
+                    payload,
+                    now=now,
+                    received_at=received_at,
                     order_key=self.cursor,
-                    answer=lambda body: self._acted(event, ack_id, body),
+                    answer=partial(self._acted, route.event, ack_id),
                 )
                 self.acting += 1
             else:
                 self.app.dispatch.charge(self.user_id, now)
-                answer = item.route.read(self, item.request)
+                answer = route.read(self, request)
                 if isinstance(answer, Message):
-                    self._answer(event, item.ack_id, answer)
+                    self._answer(route.event, ack_id, answer)
                 else:
                     self.reading = True
-                    self.app.spawn(
-                        self._read(event, answer, item.ack_id, item.received_at + self.app.limits.deadline_s)
-                    )
+                    self.app.spawn(self._read(route.event, answer, ack_id, received_at + self.app.limits.deadline_s))
         except Refusal as refusal:
-            self.refuse(refusal, item.ack_id, event)
+            self.refuse(refusal, ack_id, route.event)
 
     def _answer(self, event: str, ack_id: int | None, data: Message) -> None:
         self.app.dispatch.on_socket.done[event] += 1
@@ -199,7 +195,12 @@ class Session:
         while self.waiting and not self.reading:
             if self.waiting[0].route.read is not None and self.acting:
                 return
-            self._start(self.waiting.popleft())
+            item, now = self.waiting.popleft(), self.app.clock()
+            if now < item.received_at + self.app.limits.deadline_s:
+                self._start(*item, now)
+            else:
+                late = Refusal("unavailable", "Those before it took too long.", retry_after_ms=1000)
+                self.refuse(late, item.ack_id, item.route.event)
         if not self.waiting:
             self.waiting = None
 
