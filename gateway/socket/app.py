@@ -98,9 +98,9 @@ class ClientApp:
         self._identities = identities
         self._hub = hub
         self.wheel = wheel
+        self.loop = asyncio.get_running_loop()  # to ask for it each time is a system call
         self.event_frame = event_frame
         self.spawn = spawn
-        self.clock = asyncio.get_running_loop().time
         self.limits = SessionLimits(
             settings.socket.max_in_flight,
             settings.socket.bad_requests_per_minute,
@@ -237,7 +237,7 @@ class ClientApp:
             return
         session.cursor.generation = session.generation
         at, complete = self._position(arriving, found)
-        remaining_s = session.expires_at - asyncio.get_running_loop().time()
+        remaining_s = session.expires_at - self.loop.time()
         body = msgspec.json.encode(self._welcome(session.user_id, found, complete, remaining_s))
         session.connection.accept(self.event_frame("welcome", body))
         session.watch_expiry(remaining_s)

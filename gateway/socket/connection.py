@@ -57,7 +57,6 @@ class Connection(asyncio.Protocol):
         "address",
         "congested",
         "session",
-        "sid",
         "tick",
     )
 
@@ -75,7 +74,6 @@ class Connection(asyncio.Protocol):
         self.tick = 0  # the wheel's
         self.session: Any = None
         self.address = address
-        self.sid = new_sid()
         self.congested = False
 
     @property
@@ -96,7 +94,7 @@ class Connection(asyncio.Protocol):
             return
         self._phase = LIVE
         self._hall.counts.connects["accepted"] += 1
-        self.write(frames.text_frame(packets.connect_packet(self.sid)) + first_frames)
+        self.write(frames.text_frame(packets.connect_packet(new_sid())) + first_frames)
 
     def refuse(self, error: bytes, reason: str = "refused") -> None:
         """Answer CONNECT with CONNECT_ERROR (`error`: a JSON object with `message`) and end. `reason` is counted."""

@@ -112,7 +112,7 @@ class Session:
         except Refusal as refusal:
             self.refuse(refusal, ack_id, event)
             return
-        now = self.app.clock()
+        now = self.app.loop.time()
         if self.waiting is not None or self.reading or (route.read is not None and self.acting > 0):
             if self.waiting is None:
                 self.waiting = deque()
@@ -132,7 +132,7 @@ class Session:
             self.connection.ack(ack_id, refusal_ack(refusal))
         if refusal.code not in _COUNTED_ERRORS or (self.newer and refusal.code == "unknown_event"):
             return
-        now = asyncio.get_running_loop().time()
+        now = self.app.loop.time()
         self.errors = [at for at in self.errors or () if at > now - _ERROR_WINDOW_S]
         self.errors.append(now)
         if len(self.errors) >= self.app.limits.bad_requests_per_minute:
@@ -195,7 +195,7 @@ class Session:
         while self.waiting and not self.reading:
             if self.waiting[0].route.read is not None and self.acting:
                 return
-            item, now = self.waiting.popleft(), self.app.clock()
+            item, now = self.waiting.popleft(), self.app.loop.time()
             if now < item.received_at + self.app.limits.deadline_s:
                 self._start(*item, now)
             else:
@@ -208,7 +208,7 @@ class Session:
 
     def take_token(self, claims: Claims) -> None:
         """Remember when the token ends, on the monotonic clock, and what a revocation would know it by."""
-        self.expires_at = asyncio.get_running_loop().time() + claims.expires_at - time.time()
+        self.expires_at = self.app.loop.time() + claims.expires_at - time.time()
         self.issued_at = None if claims.issued_at is None else math.floor(claims.issued_at)
         self.token_hash = None if claims.jti is None else hash(claims.jti)
 
@@ -219,7 +219,7 @@ class Session:
 
     def on_due(self) -> None:
         """The wheel: 60 s before the end a notice, at the end actions in flight finish and it is over."""
-        left_s = self.expires_at - asyncio.get_running_loop().time()
+        left_s = self.expires_at - self.app.loop.time()
         if left_s <= 0:
             if self.in_flight:
                 self.over = True  # or a client that is always busy would stay for ever

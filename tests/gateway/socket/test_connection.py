@@ -14,7 +14,7 @@ import socketio
 
 from gateway.socket.connection import event_frame
 from tests.gateway.socket.frame_maker import BINARY, CLOSE, CONTINUATION, PING, PONG, TEXT, close, frame, text
-from tests.gateway.socket.raw_client import House, serve
+from tests.gateway.socket.raw_client import House, RawClient, request, serve
 
 
 @pytest.fixture
@@ -33,7 +33,7 @@ async def test_an_official_client_connects_emits_and_leaves(house: House) -> Non
     await client.connect(f"http://127.0.0.1:{house.port}", auth={"token": "t"}, transports=["websocket"])
     assert await asyncio.wait_for(heard, 2) == {}
     assert house.app.auths == [{"token": "t"}]
-    assert client.get_sid() == house.app.connections[0].sid
+    assert len(client.get_sid()) == 20
     assert await client.call("echo", ("çé", {"a": [1]}), timeout=2) == ["çé", {"a": [1]}]
     big = "x" * 60_000
     assert await client.call("echo", big, timeout=2) == [big]
@@ -41,6 +41,17 @@ async def test_an_official_client_connects_emits_and_leaves(house: House) -> Non
     await client.disconnect()
     await house.wait_for(lambda: house.app.lost)
     assert house.app.lost == house.app.connections
+
+
+async def test_every_connection_has_names_of_its_own(house: House) -> None:
+    names = set()
+    for _ in range(3):
+        client = await RawClient.open(house.port)
+        client.writer.write(request() + text("40"))
+        await client.read_handshake()
+        names |= {msgspec.json.decode((await client.text()).lstrip("04"))["sid"] for _ in range(2)}
+        client.writer.close()
+    assert len(names) == 6
 
 
 async def test_an_official_client_learns_why_it_is_refused(house: House) -> None:
