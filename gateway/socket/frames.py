@@ -79,38 +79,45 @@ class _Pending:
 
 
 class FrameParser:
-    """One connection's incoming stream. Idle it is three slots; what is incomplete lives in a `_Pending`.
+    """One connection's incoming stream. Idle it is two slots; what is incomplete lives in a `_Pending`.
 
     `max_message_bytes` bounds a message, fragments included, and is enforced as soon as a header announces more.
     """
 
-    __slots__ = ("_limit", "_pending", "_short_limit")
+    __slots__ = ("_limit", "_pending")
 
     def __init__(self, max_message_bytes: int) -> None:
         self._limit = max_message_bytes
-        self._short_limit = min(max_message_bytes, _SHORT)
         self._pending: _Pending | None = None
 
     def feed(self, data: bytes) -> list[Item]:
         """The items that `data` completes, in order. After a `Close` or a `Violation` everything is ignored."""
         items: list[Item] = []
         if self._pending is None:
-            at = self._take_short_texts(data, items)
+            at = self._take_plain_texts(data, items)
             if at == len(data):
                 return items
             data = data[at:]
         self._feed_any(data, items)
         return items
 
-    def _take_short_texts(self, data: bytes, items: list[Item]) -> int:
-        """Append the short, whole text frames at the start of `data`, nearly all that ever comes; where they end."""
-        at, end, limit = 0, len(data), self._short_limit
+    def _take_plain_texts(self, data: bytes, items: list[Item]) -> int:
+        """Append the whole text frames below 64 KiB at the start of `data`, nearly all that ever comes; where they
+        end."""
+        at, end = 0, len(data)
         while at + 6 <= end and data[at] == _TEXT_FIN:
-            size = data[at + 1] - 0x80  # negative where there is no mask, above 125 where the length is elsewhere
-            after = at + 6 + size
-            if not 0 <= size <= limit or after > end:
+            size, mask_at = data[at + 1] - 0x80, at + 2  # negative where there is no mask
+            if size > _SHORT:
+                if size != 126:
+                    break
+                size, mask_at = int.from_bytes(data[at + 2 : at + 4], "big"), at + 4
+                if size <= _SHORT:
+                    break
+            body = mask_at + _MASK_BYTES
+            after = body + size
+            if not 0 <= size <= self._limit or after > end:
                 break
-            text = unmask(data[at + 6 : after], data[at + 2 : at + 6])
+            text = unmask(data[body:after], data[mask_at:body])
             if not (text.isascii() or _is_utf8(text)):
                 break
             items.append(text)

@@ -73,6 +73,7 @@ FAULTS = {
     "length not in its shortest form, 2": (text("a", width=2), 1002),
     "length not in its shortest form, 8": (text("x" * 200, width=8), 1002),
     "length with its top bit": (b"\x81\xff" + b"\xff" * 8, 1002),
+    "a length of eight bytes that begins like one of two": (b"\x81\xff" + b"\0\xc8" + bytes(300), 1009),
     "binary": (frame(BINARY, b"a"), 1003),
     "binary fragment": (frame(BINARY, b"a", fin=False), 1003),
     "not UTF-8": (text(b"\xff"), 1007),
