@@ -36,8 +36,8 @@ async def serve(settings: Settings, *, demo: bool) -> int:
 
 async def serve_until_the_end(node: Node, supervisor: Supervisor) -> int:
     """The exit status: 0 after a drain, 1 where a service of the node has died."""
+    stop = stop_signal()  # first: whoever is told to end before this ends without a word to anybody
     _spare_the_collector()
-    stop = stop_signal()
     died = asyncio.create_task(supervisor.died())
     waited: list[asyncio.Future[Any]] = [stop, died]
     await asyncio.wait(waited, return_when=asyncio.FIRST_COMPLETED)
