@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Sequence
 from typing import Any
 
 import pytest
@@ -12,6 +12,7 @@ import pytest
 from fanout.cursor import Cursor
 from fanout.delivery import Delivery
 from fanout.hub import Hub
+from fanout.pages import Page, Wanted
 from fanout.topics import LARGE, WAITING_BYTES, Topics
 
 
@@ -36,7 +37,7 @@ class Room:
         self.more_to_come = False
         self.hub = Hub()
         self.delivery = Delivery(
-            hub=self.hub, read_after=self._read_nothing, frame_of=lambda envelope: b"<%b>" % envelope, spawn=self._spawn
+            hub=self.hub, read_pages=self._read_nothing, frame_of=lambda envelope: b"<%b>" % envelope, spawn=self._spawn
         )
         self.topics = Topics(hub=self.hub, delivery=self.delivery, more_to_come=lambda: self.more_to_come)
         self.ears = [Ear() for _ in range(listeners)]
@@ -49,8 +50,8 @@ class Room:
         return cursor
 
     @staticmethod
-    async def _read_nothing(*_: int) -> list[tuple[int, bytes]]:
-        return []
+    async def _read_nothing(wanted: Sequence[Wanted], limit: int) -> list[Page | None]:
+        raise AssertionError("nobody is behind")
 
     @staticmethod
     def _spawn(pump: Coroutine[Any, Any, None]) -> None:

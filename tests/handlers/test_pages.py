@@ -14,12 +14,13 @@ from fanout.pages import Wanted
 from handlers.inbox import envelope
 from handlers.inbox.envelope import render, render_pages, timestamp_of
 from handlers.inbox.pages import InboxPages
-from storage import broadcasts, inbox, ledger
+from storage import inbox, ledger
 from storage.broadcasts import Body
 from storage.inbox import Event, SharedEvent, StoredEvent
 from storage.ledger import ISSUANCE, Entry
 from storage.statement import write_together
 from storage.users import insert_unknown_users
+from tests.support.shared import insert_body, refer
 
 NOW = datetime(2026, 3, 4, 5, 6, 7, 890123, tzinfo=UTC)
 BODY = Body("e1", "news", None, '{"count": 1.10}', NOW)
@@ -62,9 +63,9 @@ def test_pages_are_rendered_as_each_event_by_itself(monkeypatch: pytest.MonkeyPa
 
 async def test_what_is_read_is_what_is_stored(conn: asyncpg.Connection, pool: asyncpg.Pool) -> None:
     await insert_unknown_users(conn, [1, 2], [None, None])
-    broadcast_id = await broadcasts.insert_broadcast(conn, "feed", BODY, [1, 2], applied=2)
+    broadcast_id = await insert_body(conn, BODY, [1, 2], applied=2)
     shared = [SharedEvent(1, 1, BODY), SharedEvent(2, 1, BODY)]
-    await write_together(conn, inbox.append_shared(shared, uuid4(), broadcast_id))
+    await write_together(conn, refer(shared, broadcast_id))
     own, paid = StoredEvent(1, 2, uuid4(), "video_like", None, "{}", NOW), entry(1, 3)
     await write_together(conn, [*ledger.post([paid]), *inbox.append([own], {1: 3})])
 

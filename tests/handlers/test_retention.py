@@ -15,17 +15,19 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from handlers.events.rows import events_for, id_of
+from handlers.events.rows import events_for
 from handlers.inbox.handler import InboxHandler
 from handlers.inbox.retention import Retention
 from handlers.inbox.wire import FetchRequest
-from storage import broadcasts, db, heads, inbox, ingested, ledger, retention, users
+from storage import db, heads, inbox, ingested, ledger, retention, users
 from storage.audit import audit
 from storage.broadcasts import Body
 from storage.inbox import StoredEvent
+from storage.ingested import Taken
 from storage.ledger import ISSUANCE, Entry
 from storage.retention import Horizon
 from storage.statement import write_together
+from tests.support.shared import SOURCE, insert_body, refer
 
 START: Final = datetime(2026, 3, 4, 5, 6, 7, tzinfo=UTC)
 DAY_S: Final = 86_400
@@ -75,10 +77,9 @@ class World:
 
     async def _share(self, user: int, seq: int) -> None:
         body = Body(f"e{next(_ids)}", "x", None, "{}", self.now)
-        await ingested.insert_event(self.conn, "feed", body.id, b"")
-        broadcast_id = await broadcasts.insert_broadcast(self.conn, "feed", body, [user], applied=1)
-        shared = inbox.append_shared(events_for(body, {user: seq}), id_of(broadcast_id), broadcast_id)
-        await write_together(self.conn, [*shared, ingested.mark_counts("feed", body.id, 1, 0)])
+        await ingested.insert_events(self.conn, {(SOURCE, body.id): Taken(b"", 1, 0)})
+        broadcast_id = await insert_body(self.conn, body, [user], applied=1)
+        await write_together(self.conn, refer(events_for(body, [user], {user: seq}), broadcast_id))
         await self.conn.execute("UPDATE inbox SET created_at = $2 WHERE broadcast_id = $1", broadcast_id, self.now)
         await self.conn.execute("UPDATE broadcasts SET done_at = $2 WHERE id = $1", broadcast_id, self.now)
 
@@ -449,9 +450,8 @@ async def test_a_body_that_still_waits_for_recipients_stays(conn: asyncpg.Connec
     world = World(conn)
     await world.populate(1)
     body = Body("slow", "x", None, "{}", START)
-    await ingested.insert_event(conn, "feed", "slow", b"")
-    await broadcasts.insert_broadcast(conn, "feed", body, world.users)
-    await write_together(conn, [ingested.mark_counts("feed", "slow", 1, 0)])
+    await ingested.insert_events(conn, {(SOURCE, "slow"): Taken(b"", 1, 0)})
+    await insert_body(conn, body, world.users)
     keeping = world.retention(10, 3600)
     await keeping.run(conn)
     world.now += timedelta(hours=2)

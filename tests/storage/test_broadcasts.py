@@ -13,9 +13,11 @@ import pytest
 from storage import broadcasts, db, heads, inbox, ingested, notifications
 from storage.broadcasts import Body
 from storage.inbox import SharedEvent, StoredEvent
+from storage.ingested import Taken
 from storage.notifications import Seen
 from storage.statement import write_together
 from storage.users import insert_unknown_users
+from tests.support.shared import insert_body, refer
 
 NOW: Final = datetime(2026, 3, 4, 5, 6, 7, 890123, tzinfo=UTC)
 BODY: Final = Body("e1", "news", None, '{"count": 1.10, "b":  "\\u00e9\U0001f642",\n "a": [] }', NOW)
@@ -27,8 +29,8 @@ async def _users(conn: asyncpg.Connection) -> None:
 
 
 async def test_a_body_comes_back_as_it_was_first_sent(conn: asyncpg.Connection) -> None:
-    first = await broadcasts.insert_broadcast(conn, "feed", BODY, [1])
-    other = await broadcasts.insert_broadcast(conn, "feed", BODY._replace(id="e2", event_type="a:b"), [1])
+    first = await insert_body(conn, BODY, [1])
+    other = await insert_body(conn, BODY._replace(id="e2", event_type="a:b"), [1])
     assert await broadcasts.list_bodies(conn, [first, other, 404], 1000) == {
         first: BODY,
         other: BODY._replace(id="e2", event_type="a:b"),
@@ -40,7 +42,7 @@ async def test_a_body_comes_back_as_it_was_first_sent(conn: asyncpg.Connection) 
 
 
 async def test_chunks_follow_each_other_and_the_last_one_is_told(conn: asyncpg.Connection) -> None:
-    broadcast_id = await broadcasts.insert_broadcast(conn, "feed", BODY, range(1, 8))
+    broadcast_id = await insert_body(conn, BODY, range(1, 8))
     taken = []
     while (chunk := await broadcasts.lock_chunk(conn, 3)) is not None:
         assert (chunk.broadcast_id, chunk.body) == (broadcast_id, BODY)
@@ -51,15 +53,15 @@ async def test_chunks_follow_each_other_and_the_last_one_is_told(conn: asyncpg.C
 
 
 async def test_what_is_applied_when_it_is_stored_waits_for_nobody(conn: asyncpg.Connection) -> None:
-    await broadcasts.insert_broadcast(conn, "feed", BODY, [1, 2], applied=2)
+    await insert_body(conn, BODY, [1, 2], applied=2)
     assert await broadcasts.lock_chunk(conn, 3) is None
 
 
 async def test_two_nodes_take_different_ones_and_a_dead_ones_is_free_at_once(
     conn: asyncpg.Connection, dsn: str
 ) -> None:
-    first = await broadcasts.insert_broadcast(conn, "feed", BODY, [1, 2])
-    second = await broadcasts.insert_broadcast(conn, "feed", BODY, [1, 2])
+    first = await insert_body(conn, BODY, [1, 2])
+    second = await insert_body(conn, BODY, [1, 2])
     other = await db.connect(dsn)
     await other.execute("BEGIN")
     async with conn.transaction():
@@ -72,18 +74,16 @@ async def test_two_nodes_take_different_ones_and_a_dead_ones_is_free_at_once(
 
 
 async def test_counts_are_kept_with_what_was_taken(conn: asyncpg.Connection) -> None:
-    assert await ingested.insert_event(conn, "feed", "e1", b"f")
-    assert await ingested.insert_event(conn, "feed", "e1", b"other") is None
-    assert await ingested.fetch_taken(conn, "feed", "e1") == (b"f", 0, 0)
-    await write_together(conn, [ingested.mark_counts("feed", "e1", 3, 1)])
-    assert await ingested.fetch_taken(conn, "feed", "e1") == (b"f", 3, 1)
-    assert await ingested.fetch_taken(conn, "feed", "e2") is None
+    one, two = ("feed", "e1"), ("feed", "e2")
+    assert set(await ingested.insert_events(conn, {one: Taken(b"f", 3, 1)})) == {one}
+    assert set(await ingested.insert_events(conn, {one: Taken(b"other", 0, 0), two: Taken(b"g", 1, 0)})) == {two}
+    assert await ingested.list_taken(conn, [one, two, ("feed", "e3")]) == {one: (b"f", 3, 1), two: (b"g", 1, 0)}
 
 
 async def share(conn: asyncpg.Connection, user_id: int, seq: int, body: Body = BODY) -> SharedEvent:
-    broadcast_id = await broadcasts.insert_broadcast(conn, "feed", body, [user_id], applied=1)
+    broadcast_id = await insert_body(conn, body, [user_id], applied=1)
     event = SharedEvent(user_id, seq, body)
-    await write_together(conn, inbox.append_shared([event], uuid4(), broadcast_id))
+    await write_together(conn, refer([event], broadcast_id))
     return event
 
 
@@ -98,7 +98,7 @@ async def test_a_page_holds_shared_events_among_the_others(conn: asyncpg.Connect
     assert await inbox.list_after(conn, 1, 0, 3, 10) == rows
     assert await inbox.list_after(conn, 1, 1, 3, 1) == rows[1:2]
     assert await heads.list_heads(conn, [1]) == [(1, 3, 1)]
-    assert inbox.append_shared([], uuid4(), 1) == []
+    assert inbox.append_shared([]) == []
 
 
 async def test_a_page_of_large_events_is_short_but_never_empty(conn: asyncpg.Connection) -> None:

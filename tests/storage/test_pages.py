@@ -20,6 +20,7 @@ from storage.inbox import Event, SharedEvent, StoredEvent
 from storage.ledger import ISSUANCE, Entry
 from storage.statement import write_together
 from storage.users import insert_unknown_users
+from tests.support.shared import insert_body, refer
 
 NOW: Final = datetime(2026, 3, 4, 5, 6, 7, 890123, tzinfo=UTC)
 USERS: Final = (1, 2, 3, 4)
@@ -49,7 +50,7 @@ async def store(conn: asyncpg.Connection, kinds: dict[int, list[str]]) -> Storie
     for name, size in SIZES.items():
         for number in range(3):
             body = Body(f"{name}-{number}", "news", None, '"' + str(number) * (size - 2) + '"', NOW)
-            bodies[f"{name}{number}"] = await broadcasts.insert_broadcast(conn, "feed", body, USERS, applied=4), body
+            bodies[f"{name}{number}"] = await insert_body(conn, body, USERS, applied=4), body
     stories: Stories = {}
     for user_id, of_user in kinds.items():
         story: list[Event] = []
@@ -62,7 +63,7 @@ async def store(conn: asyncpg.Connection, kinds: dict[int, list[str]]) -> Storie
             else:
                 broadcast_id, body = bodies[f"{kind}{seq % 3}"]
                 shared = SharedEvent(user_id, seq, body)
-                await write_together(conn, inbox.append_shared([shared], uuid4(), broadcast_id))
+                await write_together(conn, refer([shared], broadcast_id))
                 story.append(shared)
         stories[user_id] = story
         entries = [event for event in story if isinstance(event, Entry)]
