@@ -295,4 +295,4 @@ async def test_likes_are_compared_and_every_ledger_audited(tmp_path: Path, monke
         assert ours.value.median > 0
         assert theirs.value.median > 0
     of_peer = [figure for figure in found.figures if figure.server == "node batched"]
-    assert all(figure.database_cores > 0 for figure in of_peer)
+    assert sum(figure.database_cores for figure in of_peer) > 0
