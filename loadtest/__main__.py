@@ -35,6 +35,7 @@ def loadtest(
     connections: Annotated[int, typer.Option(help="Of likes, hot, echo; people of mixed.", min=1, max=5_000)] = 200,
     listeners: Annotated[int, typer.Option(help="Of fanout.", min=1, max=15_000)] = 1_000,
     idle: Annotated[int, typer.Option(help="Connections of idle.", min=100, max=50_000)] = 10_000,
+    growth: Annotated[int, typer.Option(help="Of growth: the most connections.", min=15, max=50_000)] = 15_000,
     connects: Annotated[int, typer.Option(help="Connections of connects.", min=100, max=50_000)] = 3_000,
     phones: Annotated[int, typer.Option(help="Of storm.", min=1, max=20_000)] = 1_000,
     events: Annotated[int, typer.Option(help="Of storm: what each phone has missed.", min=1, max=1_000)] = 20,
@@ -62,7 +63,19 @@ def loadtest(
         raise typer.BadParameter(f"there is no {', '.join(sorted(unknown))}; there are {', '.join(SCENARIOS)}")
     elsewhere = _elsewhere(url, token_secret, chosen)
     sizes = Sizes(
-        seconds, rounds, connections, listeners, idle, connects, phones, events, rate, processes, patience, workers
+        seconds,
+        rounds,
+        connections,
+        listeners,
+        idle,
+        growth,
+        connects,
+        phones,
+        events,
+        rate,
+        processes,
+        patience,
+        workers,
     )
     report = _measured(sizes, chosen, peer, elsewhere)
     if html is not None:

@@ -20,19 +20,21 @@ from loadtest.report import Report, machine
 from loadtest.scenarios.crowd import run_connects, run_idle
 from loadtest.scenarios.echo import run_echo
 from loadtest.scenarios.fanout import run_fanout
+from loadtest.scenarios.growth import run_growth
 from loadtest.scenarios.likes import VIDEOS, run_likes, seed_likes
 from loadtest.scenarios.mixed import VIDEOS as MIXED_VIDEOS
 from loadtest.scenarios.mixed import MixedJob, run_mixed
 from loadtest.scenarios.storm import run_storm
 from loadtest.servers import Applause, Elsewhere, Server, Stock
 
-SCENARIOS: Final = ("idle", "connects", "storm", "echo", "fanout", "likes", "hot", "mixed")
-ALONE: Final = frozenset({"storm", "likes", "hot", "mixed"})  # stock has no inbox and no database
-LOCAL: Final = frozenset({"idle"})  # looks at the server's memory
+SCENARIOS: Final = ("idle", "growth", "connects", "storm", "echo", "fanout", "likes", "hot", "mixed")
+ALONE: Final = frozenset({"growth", "storm", "likes", "hot", "mixed"})  # stock has no inbox and no database
+LOCAL: Final = frozenset({"idle", "growth"})  # they look at the server's memory
 
 FIRST_IDLE_USER: Final = 3_000_001
 FIRST_STORM_USER: Final = 4_000_001
 FIRST_MIXED_USER: Final = 5_000_001
+FIRST_GROWTH_USER: Final = 6_000_001
 # Stock takes minutes to let ten thousand in; its memory per connection is the same at fewer.
 STOCK_IDLE: Final = 2_000
 STOCK_CONNECTS: Final = 1_000
@@ -54,6 +56,7 @@ class Sizes(msgspec.Struct, frozen=True):
     connections: int = 200
     listeners: int = 1_000
     idle: int = 10_000
+    growth: int = 15_000
     connects: int = 3_000
     phones: int = 1_000
     events: int = 20
@@ -118,6 +121,8 @@ class Bench:
         match scenario:
             case "idle":
                 await self._turns(servers, self._idle, rounds=1)
+            case "growth":
+                self._keep(await self._growth())
             case "connects":
                 await self._turns(servers, self._connects, rounds=rounds)
             case "echo":
@@ -211,6 +216,16 @@ class Bench:
         return await run_connects(
             server, connections=count, first_user=self._base + FIRST_IDLE_USER, conduct=self._conduct
         )
+
+    async def _growth(self) -> list[Figure]:
+        """On a server of its own, since another crowd has left its memory behind on ours."""
+        folder = self._folder / "growth"
+        folder.mkdir()
+        async with AsyncExitStack() as stack:
+            return await run_growth(
+                await self._start(Applause(folder), stack), connections=self._sizes.growth,
+                seconds=self._sizes.seconds, first_user=FIRST_GROWTH_USER, conduct=self._checking,
+            )  # fmt: skip
 
     async def _echo(self, server: Server) -> Figure:
         sizes = self._sizes

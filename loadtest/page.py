@@ -11,7 +11,7 @@ from loadtest import plots
 from loadtest.crew import Checked
 from loadtest.figures import Figure, Latency, Sample, brief, middle
 from loadtest.promises import TITLES
-from loadtest.report import LESS_IS_BETTER, Report, ratio, remarks
+from loadtest.report import Report, is_less_better, ratio, remarks
 
 OURS: Final = "applause"
 
@@ -171,7 +171,7 @@ def _section(group: Sequence[Figure]) -> str:
     waits = [(figure.server, figure.histogram) for figure in group if figure.histogram]
     rates = [plots.Line(figure.server, [(each.at, each.rate) for each in figure.series]) for figure in group]
     values = [(figure.server, figure.value, brief(figure.value)) for figure in group]
-    better = ", less is better" if ours.measure in LESS_IS_BETTER else ""
+    better = ", less is better" if is_less_better(ours) else ""
     drawn = [
         plots.bars(f"{ours.unit}{better}", values) if len(group) > 1 else "",
         plots.by_percentile("Latency by percentile", waits),

@@ -13,11 +13,12 @@ from loadtest.crew import LINE_BYTES, STEPS, Order, take
 from loadtest.scenarios.crowd import CrowdJob
 from loadtest.scenarios.echo import EchoJob
 from loadtest.scenarios.fanout import FanoutJob
+from loadtest.scenarios.growth import GrowthJob
 from loadtest.scenarios.likes import LikesJob
 from loadtest.scenarios.mixed import MixedJob
 from loadtest.scenarios.storm import StormJob
 
-AnyJob = CrowdJob | EchoJob | FanoutJob | LikesJob | MixedJob | StormJob
+AnyJob = CrowdJob | EchoJob | FanoutJob | GrowthJob | LikesJob | MixedJob | StormJob
 
 
 async def work() -> None:

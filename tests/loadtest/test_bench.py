@@ -25,13 +25,14 @@ from loadtest.scenarios.mixed import habits_of
 from loadtest.servers import PYTHON, Applause, Elsewhere
 
 SMALL = Sizes(
-    seconds=0.5, rounds=1, connections=20, listeners=40, idle=200, connects=100, phones=30, events=5,
+    seconds=0.5, rounds=1, connections=20, listeners=40, idle=200, growth=300, connects=100, phones=30, events=5,
     patience_s=30, videos=300,
 )  # fmt: skip
 SHARED = {"idle", "connects", "echo", "fanout, 4 outstanding", "fanout, 1 outstanding"}
 OURS = {
     "likes uniform", "likes uniform, half rate", "likes hot", "likes hot, half rate",
     "storm", "storm, bare connects", "mixed, 500/s",
+    "growth, 20 connections", "growth, 100 connections", "growth, 300 connections",
 }  # fmt: skip
 
 
