@@ -32,7 +32,8 @@ def processes_in(data_dir: Path) -> list[int]:
 
 def freeze(data_dir: Path) -> None:
     """Stop all of that PostgreSQL in the middle of whatever it does; its main process first, which makes the others."""
-    for pid in (postmaster_of(data_dir), *processes_in(data_dir)):
+    os.kill(postmaster_of(data_dir), signal.SIGSTOP)
+    for pid in processes_in(data_dir):  # looked for only now: one that was just being made would go on
         os.kill(pid, signal.SIGSTOP)
 
 
