@@ -26,6 +26,7 @@ import structlog
 from storage import child
 from storage.binaries import MIN_VERSION, Binaries, NoPostgres, User, copy_for_others, find
 from storage.child import POLL_S, EmbeddedFailed
+from storage.db import is_connection_lost
 from storage.folder import DataFolder, FolderBusy, FolderLock, Holder
 
 EmbeddedBusy = FolderBusy
@@ -156,6 +157,8 @@ class EmbeddedPostgres:
                 await self._launch(self._port)
                 failures = 0
             except EmbeddedFailed as error:
+                if self._stopping:
+                    return
                 failures += 1
                 self._log.error("postgres.restart_failed", reason=str(error))
 
@@ -216,27 +219,31 @@ class EmbeddedPostgres:
     async def _launch(self, port: int) -> None:
         assert self._binaries is not None
         await _previous_ended(self.folder.postgres)
+        if self._stopping:  # nobody would end what is started now
+            raise EmbeddedFailed("PostgreSQL is being stopped")
         settings = {**self._settings, "port": str(port)}
         options = [part for name, value in settings.items() for part in ("-c", f"{name}={value}")]
         with _opened(self.folder.postgres) as data:
             command = [str(self._binaries.postgres), "-D", self._path(self.folder.postgres, data), *options]
             # SIGINT is PostgreSQL's fast shutdown.
             self._server = self._spawn(command, keep=(data,), end_with=signal.SIGINT)
-        await self._ready()
+        await self._ready(self._server)
 
-    async def _ready(self) -> None:
-        assert self._server is not None
+    async def _ready(self, server: subprocess.Popen[bytes]) -> None:
+        """Return when it answers; it may be stopped meanwhile."""
         deadline = time.monotonic() + READY_PATIENCE_S
         while time.monotonic() < deadline:
-            if self._server.poll() is not None:
-                raise self._failed(f"PostgreSQL ended with status {self._server.returncode}")
+            if server.poll() is not None:
+                raise self._failed(f"PostgreSQL ended with status {server.returncode}")
             try:
                 connection = await asyncpg.connect(self.dsn, database="postgres", timeout=5)
-            except (ConnectionError, TimeoutError, asyncpg.CannotConnectNowError):
+            except (OSError, asyncpg.PostgresError) as error:
+                if not is_connection_lost(error):
+                    raise
                 await asyncio.sleep(POLL_S)
                 continue
             return await connection.close()
-        await child.end(self._server, *STOP)
+        await child.end(server, *STOP)
         raise self._failed(f"PostgreSQL did not answer within {READY_PATIENCE_S:.0f} s")
 
     async def _create_database(self) -> None:

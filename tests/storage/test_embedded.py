@@ -241,6 +241,19 @@ async def test_a_killed_server_is_started_again_at_the_same_address(server: Embe
     await asyncio.wait_for(keeper, 5)
 
 
+@pytest.mark.parametrize("pause_s", [0.0, 0.05, 0.5])
+async def test_a_stop_while_it_is_started_again_leaves_nothing(server: EmbeddedPostgres, pause_s: float) -> None:
+    keeper = asyncio.create_task(server.keep_running())
+    os.kill(server.pid, signal.SIGKILL)
+    await asyncio.sleep(pause_s)
+    await server.stop()
+    await asyncio.wait_for(keeper, 30)
+    note = server.folder.postgres / "postmaster.pid"
+    if note.exists():  # of the one that was killed
+        with pytest.raises(ProcessLookupError):
+            os.kill(int(note.read_text().split()[0]), 0)
+
+
 async def test_an_interrupted_first_start_is_begun_again(tmp_path: Path) -> None:
     half = tmp_path / "pg.new.killed"
     half.mkdir()
