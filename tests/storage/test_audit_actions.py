@@ -118,8 +118,8 @@ FAULTS: Final = [
           + ";UPDATE video_counters SET total = total + 1 WHERE video_id = 'a' AND kind = 4", COUNTED),
     fault("a total of comments raised", "UPDATE video_counters SET total = total + 1 WHERE kind = 4 AND video_id = 'a'",
           TOTALS),
-    fault("a comment stands twice", "UPDATE comments SET id = (SELECT min(id::text)::uuid FROM comments)"
-          f" WHERE user_id = {STRANGER}", TWICE),
+    fault("a comment stands twice", "UPDATE comments SET id = (SELECT min(id::text)::uuid FROM comments"
+          f" WHERE user_id <> {STRANGER}) WHERE user_id = {STRANGER}", TWICE),
     fault("an upload paid twice", AGAIN.format(CREATOR, "video_uploaded"), UPLOADS),
     fault("an upload paid and flagged twice", AGAIN.format(CREATOR, "video_uploaded")
           + "UPDATE upload_awards SET points = 1000 WHERE video_id = 'new'", UPLOADS),

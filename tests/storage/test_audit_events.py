@@ -45,8 +45,8 @@ async def test_events_of_all_kinds_and_retention_are_right(conn: asyncpg.Connect
     await Retention(keep_events=1, keep_days=30, every_s=0).run(conn)
     assert await conn.fetchval("SELECT max(oldest_seq) FROM heads") > 1
     assert await audit(conn) == []
-    await conn.execute("UPDATE inbox SET created_at = $1", datetime.now(UTC) - timedelta(days=40))
-    await conn.execute("UPDATE retention SET aged_to = aged_to - interval '50 days'")
+    await conn.execute("UPDATE inbox SET created_at = $1", datetime.now(UTC) - timedelta(days=30, minutes=5))
+    await conn.execute("UPDATE retention SET aged_to = aged_to - interval '10 minutes'")
     await Retention(keep_events=1, keep_days=30, every_s=0).run(conn)
     assert await conn.fetchval("SELECT count(*) FROM inbox") == 0
     assert await audit(conn) == []
