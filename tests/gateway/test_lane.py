@@ -466,10 +466,11 @@ async def test_every_deed_is_told_in_time_that_the_database_is_away(
 async def test_under_every_fault_at_once_each_deed_is_answered_once_and_in_order(
     dsn: str, conn: asyncpg.Connection
 ) -> None:
-    """Sessions ended at random, heads held at random, bad deeds: and the books are right."""
+    """Sessions ended at random, heads held at random, bad deeds: and the books are right. Nothing expires meanwhile,
+    however busy the machine, so all but the bad ones are carried out."""
     await seed(conn, fans=12)
     chance = random.Random(7)
-    async with laid(dsn, conn, batch=20) as bench:
+    async with laid(dsn, conn, batch=20, deadline_s=100.0) as bench:
         deeds: list[Asked] = []
         order: list[Asked] = []
 
@@ -478,7 +479,7 @@ async def test_under_every_fault_at_once_each_deed_is_answered_once_and_in_order
                 await divide(lane_conn)
 
         async def trouble() -> None:
-            while True:
+            for _ in range(40):
                 await asyncio.sleep(chance.uniform(0, 0.08))
                 if chance.random() < 0.6:
                     await conn.execute(
@@ -498,20 +499,16 @@ async def test_under_every_fault_at_once_each_deed_is_answered_once_and_in_order
             deeds.append(each)
             bench.submit(each)
             await asyncio.sleep(0.008)
-        await bench.all_of(*deeds, within_s=20)
-        troubled.cancel()
-        with contextlib.suppress(asyncio.CancelledError):
-            await troubled
-        assert {each.answer["error"]["code"] for each in deeds if not each.answer["ok"]} <= {"internal", "unavailable"}
+        await troubled
+        await bench.all_of(*deeds, within_s=100)
+        bad = [each for each in deeds if each.deed.request.video_id == POISON]
+        assert {each.answer["error"]["code"] for each in bad} == {"internal"}
+        assert [each for each in deeds if not each.answer["ok"]] == bad
         for user in range(FAN, FAN + 12):
             assert [each for each in order if each.deed.user_id == user] == [
                 each for each in deeds if each.deed.user_id == user
             ]
-        acknowledged = sum(each.answer["ok"] for each in deeds)
-        unknown = sum(each.answer.get("error", {}).get("outcome") == "unknown" for each in deeds)
-        stored = await conn.fetchval("SELECT sum(count) FROM engagements")
-        assert acknowledged <= stored <= acknowledged + unknown
-        assert acknowledged > 200
+        assert await conn.fetchval("SELECT sum(count) FROM engagements") == len(deeds) - len(bad)
 
 
 def _noting(each: Asked, order: list[Asked]) -> Callable[[bytes], None]:
