@@ -142,9 +142,9 @@ class Delivery:
     def unsubscribe(self, cursor: Cursor, topic: str) -> None:
         self._hub.part(cursor, topic)
 
-    def publish_topic(self, topic: str, *envelopes: bytes) -> None:
+    def publish_topic(self, topic: str, *envelopes: bytes) -> bool:
         """A frame each, the same for all subscribers here, in one write. Withheld before `resumed`, dropped for
-        congested sinks."""
+        congested sinks. Returns whether all of them got it."""
         members = tuple(self._hub.members(topic))  # a copy: a write may end a connection
         frame = b"".join(map(self._frame_of, envelopes)) if members else b""
         dropped = 0
@@ -157,6 +157,7 @@ class Delivery:
             dropped += 1
         self.counts.topic += (len(members) - dropped) * len(envelopes)
         self.counts.dropped += dropped * len(envelopes)
+        return not dropped
 
     def tell_users(self, user_ids: Sequence[int], envelope: bytes) -> None:
         """An ephemeral event, one frame for all connections of these users here. Withheld before `resumed`, dropped for

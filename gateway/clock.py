@@ -12,6 +12,7 @@ import structlog
 from handlers.catalogue.current import CurrentAwards
 from handlers.deed import Delivered
 from handlers.engagement.settler import Settler
+from handlers.engagement.totals import LiveTotals
 from handlers.events.applier import Applier
 from handlers.inbox.retention import Retention
 from storage import heads, requests
@@ -34,6 +35,7 @@ SETTLE_AT_LEAST_EVERY_S: Final = 0.5
 PARTITIONS_EVERY_S: Final = 3600.0
 APPLY_EVERY_S: Final = 1.0
 HISTORY_EVERY_S: Final = 2.0
+TOTALS_EVERY_S: Final = 0.5
 AWARDS_EVERY_S: Final = 0.5  # an operator's change holds on every node within a second
 
 
@@ -92,6 +94,10 @@ class Clock:
                 await current.look(conn)
 
         await _for_ever("awards", AWARDS_EVERY_S, look)
+
+    async def tell_totals(self, totals: LiveTotals) -> None:
+        """Serve until cancelled: the totals of videos that somebody watches here, at most twice a second."""
+        await _for_ever("totals", TOTALS_EVERY_S, totals.look)
 
     async def follow_history(self, history: History) -> None:
         """Serve until cancelled: a new epoch, also where the connections to the database stay as they are."""

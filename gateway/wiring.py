@@ -47,6 +47,7 @@ from gateway.socket.arrivals import Arrivals, Departures
 from gateway.socket.connection import event_frame
 from gateway.socket.door import Refused, SocketDoor
 from gateway.socket.evictions import Evictions
+from gateway.socket.topics import Topics
 from gateway.socket.wheel import Wheel
 from gateway.supervisor import Supervisor
 from gateway.vitals import Vitals
@@ -62,6 +63,7 @@ from handlers.directory.handler import DirectoryHandler
 from handlers.engagement.comments import CommentPages
 from handlers.engagement.handler import EngagementHandler
 from handlers.engagement.settler import Settler
+from handlers.engagement.totals import LiveTotals
 from handlers.events.applier import Applier
 from handlers.events.handler import EventsHandler
 from handlers.inbox.envelope import render
@@ -107,6 +109,7 @@ class Node:
         self._identities: Identities
         self._evictions: Evictions
         self._delivery: Delivery
+        self._totals: LiveTotals
         self._presence: Presence
         self._publisher: Publisher
         self._lane: Lane
@@ -132,6 +135,7 @@ class Node:
             spawn=self._supervisor.spawn,
             page=settings.inbox.page,
         )
+        self._totals = LiveTotals(pool=self._pool, topics=self._hub.topics, publish=self._delivery.publish_topic)
         await self._join_others(stack)
         self._start_lane()
         self._start_clock()
@@ -139,11 +143,12 @@ class Node:
         authenticator = await self._start_authenticator()
         handlers = self._handlers(inbox, await self._start_access())
         client_app = self._client_app(authenticator)
+        topics = Topics(delivery=self._delivery, totals=self._totals, most=settings.socket.max_topics)
         self._dispatch = Dispatch(
             routes=routes(
                 wallet=handlers.wallet,
                 inbox=inbox,
-                visits=Visits(client_app.subscribe, client_app.unsubscribe, client_app.refresh),
+                visits=Visits(topics.subscribe, topics.unsubscribe, client_app.refresh),
             ),
             lane=self._lane,
             actions=TokenBuckets(settings.limits.actions_per_second),
@@ -234,6 +239,7 @@ class Node:
         self._supervisor.start("partitions", clock.keep_partitions())
         self._supervisor.start("awards", clock.follow_awards(self._awards))
         self._supervisor.start("history", clock.follow_history(self._history))
+        self._supervisor.start("totals", clock.tell_totals(self._totals))
         self._supervisor.start("heads", clock.compare_heads(self._settings.inbox.compare_every_s))
 
     async def _start_authenticator(self) -> Authenticator:

@@ -41,6 +41,34 @@ async def fetch_video(conn: Connection, video_id: str) -> StoredVideo | None:
     return StoredVideo(*row) if row else None
 
 
+class VideoTotals(NamedTuple):
+    """Of one video, with what waits to be settled."""
+
+    likes: int
+    views: int
+    shares: int
+    comments: int
+
+
+LIST_TOTALS = """
+SELECT v.id,
+    coalesce(sum(c.total) FILTER (WHERE c.kind = 1), 0)::bigint,
+    coalesce(sum(c.total) FILTER (WHERE c.kind = 2), 0)::bigint,
+    coalesce(sum(c.total) FILTER (WHERE c.kind = 3), 0)::bigint,
+    coalesce(sum(c.total) FILTER (WHERE c.kind = 4), 0)::bigint
+FROM unnest($1::text[]) AS asked(id) JOIN videos v ON v.id = asked.id AND v.deleted_at IS NULL
+LEFT JOIN LATERAL (
+    SELECT kind, total FROM video_counters WHERE video_id = v.id
+    UNION ALL SELECT kind, change FROM accruals WHERE creator_id = v.owner_id AND video_id = v.id) c ON true
+GROUP BY v.id
+"""
+
+
+async def list_totals(conn: Connection, video_ids: Collection[str]) -> dict[str, VideoTotals]:
+    """The totals of now, as an action's answer has them; unknown and deleted videos are missing."""
+    return {row[0]: VideoTotals(*row[1:]) for row in await conn.fetch(LIST_TOTALS, list(video_ids))}
+
+
 FETCH_OWNER = "SELECT owner_id FROM videos WHERE id = $1"
 
 

@@ -23,8 +23,6 @@ from gateway.socket.wish import PROTOCOL, ConnectRefused, Wish, read_wish
 from handlers.access.handler import AccessHandler
 from handlers.access.identities import Identities
 from handlers.errors import Refusal
-from handlers.events.rules import is_live_topic
-from handlers.events.wire import SubscribeRequest, TopicAck, UnsubscribeRequest
 from handlers.inbox.envelope import timestamp_of
 from handlers.inbox.rules import is_complete
 from handlers.wire import Message, RefreshAck, RefreshRequest
@@ -70,7 +68,6 @@ class SessionLimits(msgspec.Struct, frozen=True):
 
     max_in_flight: int
     bad_requests_per_minute: int
-    max_topics: int
     max_per_user: int
     deadline_s: float  # from the receipt of a request on
 
@@ -104,7 +101,6 @@ class ClientApp:
         self.limits = SessionLimits(
             settings.socket.max_in_flight,
             settings.socket.bad_requests_per_minute,
-            settings.socket.max_topics,
             settings.socket.max_connections_per_user,
             settings.lane.deadline_s,
         )
@@ -277,23 +273,6 @@ class ClientApp:
         session.connection.write(self.event_frame("resumed", b'{"seq":%d}' % seq))
 
     # -- what a client asks of its own connection -------------------------------------------------
-
-    def subscribe(self, session: Session, request: SubscribeRequest) -> TopicAck:
-        """`topic:subscribe`."""
-        if not is_live_topic(request.topic):
-            raise Refusal("not_found", "There is no such topic.", field="topic")
-        cursor = session.cursor
-        assert cursor is not None
-        if cursor.topics and request.topic not in cursor.topics and len(cursor.topics) >= self.limits.max_topics:
-            raise Refusal("conflict", "Too many topics on this connection.", field="topic")
-        self._delivery.subscribe(cursor, request.topic)
-        return TopicAck(request.topic)
-
-    def unsubscribe(self, session: Session, request: UnsubscribeRequest) -> TopicAck:
-        """`topic:unsubscribe`: also of what was never subscribed."""
-        assert session.cursor is not None
-        self._delivery.unsubscribe(session.cursor, request.topic)
-        return TopicAck(request.topic)
 
     async def refresh(self, session: Session, request: RefreshRequest) -> RefreshAck:
         """`auth:refresh`: a later expiry for the same user; a bad token leaves the old deadline."""

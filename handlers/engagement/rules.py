@@ -25,8 +25,16 @@ ACTOR_AWARD: Final = {LIKE: "video_liked", VIEW: "video_viewed", SHARE: "video_s
 CREATOR_AWARD: Final = {LIKE: "like_received", VIEW: "view_received", SHARE: "share_received"}
 TOLD_OF: Final = frozenset({LIKE, SHARE})  # views notify nobody
 MOST_ACTORS_NAMED: Final = 10
+MOST_ID_LENGTH: Final = 64
+TOTALS_OF: Final = "video:"  # and a video's id: the live topic of its totals
 
 Reason = Literal["own_video", "already_paid", "daily_cap", "not_eligible"]
+
+
+def watched_video(topic: str) -> str | None:
+    """The id of the video whose totals this live topic tells; None of other topics."""
+    video_id = topic.removeprefix(TOTALS_OF)
+    return video_id if video_id != topic and 1 <= len(video_id) <= MOST_ID_LENGTH and "\0" not in video_id else None
 
 
 class Note(msgspec.Struct, gc=False):

@@ -79,6 +79,16 @@ class VideoCommentEvent(Message):
     text: str
 
 
+class VideoTotalsEvent(Message):
+    """Ephemeral, to the live topic `video:{id}`."""
+
+    video_id: str
+    total_likes: int
+    total_views: int
+    total_shares: int
+    total_comments: int
+
+
 class Comment(Message):
     """One row of a video's comments; `username` as of then."""
 

@@ -12,8 +12,8 @@ from msgspec import UNSET
 
 from handlers.errors import Refusal
 from handlers.events.rules import distinct_recipients, is_live_topic, is_reserved_event_type, is_reserved_type
-from handlers.events.wire import EphemeralEvent, PublishRequest
-from handlers.inbox.envelope import timestamp_of
+from handlers.events.wire import PublishRequest
+from handlers.inbox.envelope import render_ephemeral, timestamp_of
 from handlers.wire import encode
 from storage.broadcasts import Body
 from storage.ingested import EventKey
@@ -73,7 +73,7 @@ class CheckedEvent(msgspec.Struct, frozen=True):
         request = self.request
         event_type = f"notification:{request.type}" if request.event_type is UNSET else request.event_type
         timestamp = timestamp_of(self.timestamp or taken_at)
-        return encode(EphemeralEvent(request.id, None, request.type, event_type, [], request.data, timestamp))
+        return render_ephemeral(request.id, request.type, event_type, encode(request.data), timestamp)
 
 
 def checked(subject: str, request: PublishRequest, limits: EventLimits) -> CheckedEvent:

@@ -39,20 +39,8 @@ class PublishAnswer(Message):
     skipped: int
 
 
-class EphemeralEvent(Message):
-    """The envelope of an ephemeral event: the same bytes for all who hear it."""
-
-    id: str
-    seq: None
-    type: str
-    event_type: str
-    recipient_ids: list[int]
-    data: dict[str, Any]
-    timestamp: str
-
-
 class SubscribeRequest(Request, frozen=True):
-    """`topic:subscribe`; which topics there are is rules.is_live_topic's to say."""
+    """`topic:subscribe`; which topics there are is gateway/socket/topics.py's to say."""
 
     topic: TopicName
 

@@ -69,6 +69,17 @@ def _envelope(
     )
 
 
+def render_ephemeral(event_id: str, type_: str, event_type: str, data: bytes, timestamp: str) -> bytes:
+    """The envelope of what nobody keeps, the same for all who hear it: without a `seq` and recipients."""
+    return b'{"id":%b,"seq":null,"type":%b,"eventType":%b,"recipientIds":[],"data":%b,"timestamp":"%b"}' % (
+        _quoted(event_id),
+        _named(type_),
+        _named(event_type),
+        data,
+        timestamp.encode(),
+    )
+
+
 def _render_shared(event: SharedEvent, parts: Parts) -> bytes:
     before, between, after = parts
     return b"%b%d%b%d%b" % (before, event.seq, between, event.user_id, after)

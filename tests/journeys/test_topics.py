@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from itertools import pairwise
 from typing import Any
 
 import pytest
@@ -81,9 +82,60 @@ async def test_who_unsubscribes_or_leaves_hears_no_more(stage: Stage) -> None:
     assert (leaving.events(), gone.events()) == ([], [])
 
 
+async def test_watchers_of_a_video_see_its_totals_grow(stage: Stage) -> None:
+    video = await stage.video(await stage.person())
+    phone, browser = await stage.phone(await stage.person()), await stage.js_phone(await stage.person())
+    other = await stage.video(await stage.person())
+    for client in (phone, browser):
+        assert await client.do("topic:subscribe", topic=f"video:{video}") == {"topic": f"video:{video}"}
+
+    for event, more in (("video:like", {}), ("video:view", {}), ("video:comment", {"text": "!"}), ("video:share", {})):
+        await phone.do(event, videoId=video, actionId=action_id(), **more)
+    await phone.do("video:like", videoId=other, actionId=action_id())
+
+    def totals(client: Client) -> list[Any]:
+        return [event["data"] for event in client.events() if event["type"] == "video_totals"]
+
+    last = {"videoId": video, "totalLikes": 1, "totalViews": 1, "totalShares": 1, "totalComments": 1}
+    for client in (phone, browser):
+        await client.until(lambda client=client: last in totals(client), "the last totals")
+        heard = totals(client)
+        assert heard[-1] == last
+        assert {row["videoId"] for row in heard} == {video}
+        assert all(a["totalLikes"] <= b["totalLikes"] for a, b in pairwise(heard))
+    [event] = [event for event in phone.events() if event["data"] == last]
+    assert (event["seq"], event["eventType"], event["recipientIds"]) == (None, "notification:video_totals", [])
+
+    await phone.do("topic:unsubscribe", topic=f"video:{video}")
+    before = len(totals(phone))
+    await browser.do("video:like", videoId=video, actionId=action_id())
+    await browser.until(lambda: totals(browser)[-1]["totalLikes"] == 2, "another like")
+    assert len(totals(phone)) == before
+
+
+async def test_a_late_watcher_is_told_without_a_change(stage: Stage) -> None:
+    video = await stage.video(await stage.person())
+    first, late = await stage.phone(await stage.person()), await stage.phone(await stage.person())
+    await first.do("topic:subscribe", topic=f"video:{video}")
+    await first.until(lambda: len(first.events()) == 1, "the totals")
+    await late.do("topic:subscribe", topic=f"video:{video}")
+    await late.until(lambda: len(late.events()) == 1, "the totals")
+
+
 async def test_only_live_topics_are_open(stage: Stage) -> None:
     phone = await stage.phone(await stage.person())
-    for topic in ("live:", "campaign:1", "user:7", "LIVE:x", "live:a b", "live:" + "x" * 65):
+    for topic in (
+        "live:",
+        "campaign:1",
+        "user:7",
+        "video:",
+        "video:none",
+        "chat:1",
+        "video:" + "x" * 65,
+        "LIVE:x",
+        "live:a b",
+        "live:" + "x" * 65,
+    ):
         assert (await phone.fail("not_found", "topic:subscribe", {"topic": topic}))["field"] == "topic"
     for payload in ({}, {"topic": ""}, {"topic": 7}, {"topic": "live:x", "room": "7"}):
         await phone.fail("invalid_payload", "topic:subscribe", payload)
