@@ -18,6 +18,8 @@ class Listeners:
 
     on_heads: Callable[[list[tuple[int, int]]], None]
     """(user, seq): these inboxes now reach that far. Readable already; users that are not connected here included."""
+    on_events: Callable[[list[tuple[int, int, bytes]]], None]
+    """(user, seq, envelope JSON): the events themselves, each user's in the order in which one node committed them."""
     on_compare: Callable[[], None]
     """Hints were lost, or are too many to tell one by one: compare the heads of all connected users now."""
     on_topic: Callable[[str, bytes], None]
@@ -28,18 +30,32 @@ class Listeners:
     """(user, device, generation): the device has connected elsewhere as `generation`."""
 
 
+class Announced(Protocol):
+    """One committed event, as brokers take it."""
+
+    @property
+    def user_id(self) -> int: ...
+    @property
+    def seq(self) -> int: ...
+
+    @property
+    def envelope(self) -> bytes:
+        """Its JSON: rendered when it is first asked for, and once."""
+
+
 class Broker(Protocol):
     """One per node. `start` before the first announcement, `stop` once at the end; nothing is heard afterwards. A node
     never hears itself, so whoever announces serves its own connections too."""
 
     async def start(self) -> None:
-        """Returns when others' announcements are heard from now on; raises what the bus raises if it is away."""
+        """Returns when others' announcements are heard from now on; raises what the bus raises if it is away, unless
+        that bus is one that a node can do without: then it is heard as soon as it is back."""
 
     async def stop(self) -> None:
         """Sends what is gathered, within a second, and ends."""
 
-    def announce_heads(self, heads: list[tuple[int, int]]) -> None:
-        """(user, seq) of committed events. Only after the commit."""
+    def announce_events(self, events: Sequence[Announced]) -> None:
+        """Committed events. Only after the commit. Whether they are told whole or as heads is the broker's affair."""
 
     def publish_topic(self, topic: str, envelope: bytes) -> None:
         """A live-topic message as envelope JSON, of any size. Big and small ones may overtake each other."""
@@ -58,7 +74,7 @@ class MemoryBroker:
 
     async def stop(self) -> None: ...
 
-    def announce_heads(self, heads: list[tuple[int, int]]) -> None: ...
+    def announce_events(self, events: Sequence[Announced]) -> None: ...
 
     def publish_topic(self, topic: str, envelope: bytes) -> None: ...
 

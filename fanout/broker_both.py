@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from fanout.broker import Broker, Listeners
+from fanout.broker import Announced, Broker, Listeners
 from fanout.publisher import COMPANY_S
 
 
@@ -23,21 +23,21 @@ class BothBrokers:
         has_far: Callable[[], bool],
     ) -> None:
         self._near = near(listeners)
-        self._far = far(self._noting(listeners))
+        self.far = far(self._noting(listeners))
         self._has_far = has_far
         self._heard_at = -COMPANY_S
 
     async def start(self) -> None:
         await self._near.start()
-        await self._far.start()
+        await self.far.start()
 
     async def stop(self) -> None:
         await self._near.stop()
-        await self._far.stop()
+        await self.far.stop()
 
-    def announce_heads(self, heads: list[tuple[int, int]]) -> None:
+    def announce_events(self, events: Sequence[Announced]) -> None:
         for broker in self._concerned():
-            broker.announce_heads(heads)
+            broker.announce_events(events)
 
     def publish_topic(self, topic: str, envelope: bytes) -> None:
         for broker in self._concerned():
@@ -53,7 +53,7 @@ class BothBrokers:
 
     def _concerned(self) -> tuple[Broker, ...]:
         is_far = self._has_far() or time.monotonic() < self._heard_at + COMPANY_S
-        return (self._near, self._far) if is_far else (self._near,)
+        return (self._near, self.far) if is_far else (self._near,)
 
     def _noting(self, listeners: Listeners) -> Listeners:
         """The same, and that somebody far was heard."""
@@ -67,6 +67,7 @@ class BothBrokers:
 
         return Listeners(
             on_heads=noting(listeners.on_heads),
+            on_events=noting(listeners.on_events),
             on_compare=noting(listeners.on_compare),
             on_topic=noting(listeners.on_topic),
             on_users=noting(listeners.on_users),

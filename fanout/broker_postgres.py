@@ -12,7 +12,7 @@ from collections.abc import Sequence
 
 import asyncpg
 
-from fanout.broker import Listeners
+from fanout.broker import Announced, Listeners
 from fanout.notices import PAYLOAD_MAX, Compare, Gathered, Large, Notice, Wording, tell
 from fanout.postgres import AWAY, connect
 from fanout.tasks import Backoff, Spawn
@@ -74,8 +74,8 @@ class PostgresBroker:
             self._trim_timer.cancel()
         self._tasks = []
 
-    def announce_heads(self, heads: list[tuple[int, int]]) -> None:
-        self._gathered.add_heads(heads)
+    def announce_events(self, events: Sequence[Announced]) -> None:
+        self._gathered.add_heads([(event.user_id, event.seq) for event in events])
         self._to_say.set()
 
     def publish_topic(self, topic: str, envelope: bytes) -> None:

@@ -13,7 +13,7 @@ from typing import Final
 
 import msgspec
 
-from fanout.broker import Listeners
+from fanout.broker import Announced, Listeners
 from fanout.line import Line
 from fanout.notices import Compare, Gathered, Notice, tell
 
@@ -46,8 +46,8 @@ class UnixBroker:
             self._started = False
             self._line.ignore(SUBJECT)
 
-    def announce_heads(self, heads: list[tuple[int, int]]) -> None:
-        self._gathered.add_heads(heads)
+    def announce_events(self, events: Sequence[Announced]) -> None:
+        self._gathered.add_heads([(event.user_id, event.seq) for event in events])
         self._flush_soon()
 
     def publish_topic(self, topic: str, envelope: bytes) -> None:

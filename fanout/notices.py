@@ -28,6 +28,12 @@ class Heads(msgspec.Struct, frozen=True, array_like=True, tag="heads"):
     pairs: list[tuple[int, int]]
 
 
+class Events(msgspec.Struct, frozen=True, array_like=True, tag="events"):
+    """(user, seq, envelope) of whole events."""
+
+    events: list[tuple[int, int, msgspec.Raw]]
+
+
 class Compare(msgspec.Struct, frozen=True, array_like=True, tag="compare"):
     pass
 
@@ -54,7 +60,7 @@ class Large(msgspec.Struct, frozen=True, array_like=True, tag="large"):
     id: int
 
 
-Notice = Heads | Compare | Topic | Users | Replaced | Large
+Notice = Heads | Events | Compare | Topic | Users | Replaced | Large
 
 
 class Wording:
@@ -87,6 +93,8 @@ def tell(notice: Notice, listeners: Listeners) -> None:
     match notice:
         case Heads(pairs):
             listeners.on_heads(pairs)
+        case Events(events):
+            listeners.on_events([(user_id, seq, bytes(envelope)) for user_id, seq, envelope in events])
         case Compare():
             listeners.on_compare()
         case Topic(topic, envelope):

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection, Mapping
 from itertools import count
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 
 class Presence(Protocol):
@@ -29,12 +30,49 @@ class Presence(Protocol):
     def other_nodes(self) -> bool:
         """Whether any other node lives: is there anybody to announce to? Costs nothing; up to a renewal old."""
 
+    def strangers(self) -> bool:
+        """Likewise, apart from workers of the same parent."""
+
     async def newer(self, connections: list[tuple[int, str, int]]) -> list[tuple[int, str, int]]:
         """(user, device, generation) of connections here -> (user, device, newest generation), once for each device
         that has a newer connection than one given, on whichever node: what `Delivery.replace` takes."""
 
     async def devices_of(self, user_id: int) -> list[str]:
         """The device of each of a user's connections on all nodes, oldest first; so its length is their number."""
+
+
+class Peer(NamedTuple):
+    """Another node as somebody who writes to it sees it. An incarnation is one stretch of a node's life: after its
+    lease has run out it comes back as another."""
+
+    incarnation: str
+    partition: int
+
+
+class Where(NamedTuple):
+    """Which other nodes hold whom. A user in no node's hands is not in `holders`; `unsure` may hold anybody."""
+
+    holders: Mapping[int, Collection[Peer]]
+    unsure: Collection[Peer]
+    peers: int  # how many other nodes there are
+
+
+class Locator(Protocol):
+    """What a broker asks that tells each node only what concerns it. A hint, as is all that it says."""
+
+    @property
+    def partition(self) -> int | None:
+        """Which one this node reads for itself."""
+
+    def is_own(self, incarnation: str) -> bool:
+        """Whether that is this node, now or earlier in this run."""
+
+    def look_soon(self) -> None:
+        """Somebody has come or gone."""
+
+    async def nodes_of(self, user_ids: Collection[int]) -> Where | None:
+        """None where it is not known just now: tell everybody. Never raises, and never waits for long. Nodes of the
+        own family are left out."""
 
 
 class MemoryPresence:
@@ -70,6 +108,9 @@ class MemoryPresence:
                 self._users.pop(user_id, None)
 
     def other_nodes(self) -> bool:
+        return False
+
+    def strangers(self) -> bool:
         return False
 
     async def newer(self, connections: list[tuple[int, str, int]]) -> list[tuple[int, str, int]]:

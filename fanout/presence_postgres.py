@@ -1,8 +1,7 @@
-"""Presence over PostgreSQL: `nodes` with a lease on the database's clock, and `connections` that belong to them.
+"""Presence over PostgreSQL: `nodes` with a lease (see `Members`), and `connections` that belong to them.
 
-Both tables are unlogged: a crash of the database empties them, and a node that froze for longer than its lease is
-taken out by the others. Either way it finds at its next renewal that it isn't known any more, and enters itself and all
-its connections again, with the generations they have.
+Both tables are unlogged. A node that isn't known any more joins again, and enters all its connections again, with the
+generations they have.
 """
 
 from __future__ import annotations
@@ -12,27 +11,11 @@ import logging
 
 import asyncpg
 
+from fanout.members import DELETE_CONNECTIONS_OF, LEASE_S, RENEW_EVERY_S, Members
 from fanout.postgres import AWAY, COMMAND_TIMEOUT_S
 from fanout.tasks import Spawn
 
-LEASE_S = 15.0
-RENEW_EVERY_S = 5.0
-
-RENEW = """
-    WITH renewed AS (
-        UPDATE nodes SET lease_until = clock_timestamp() + make_interval(secs => $2) WHERE node = $1 RETURNING node
-    )
-    SELECT EXISTS (SELECT FROM renewed) AS known,
-           coalesce(bool_or(node <> $1), false) AS others,
-           coalesce(bool_or(NOT starts_with(node, $3)), false) AS strangers
-    FROM nodes WHERE lease_until > clock_timestamp()"""
-INSERT_NODE = """
-    INSERT INTO nodes (node, lease_until) VALUES ($1, clock_timestamp() + make_interval(secs => $2))
-    ON CONFLICT (node) DO UPDATE SET lease_until = excluded.lease_until"""
-DELETE_EXPIRED_NODES = "DELETE FROM nodes WHERE lease_until < clock_timestamp() RETURNING node"
-DELETE_CONNECTIONS_OF = "DELETE FROM connections WHERE node = ANY($1::text[])"
 DELETE_ORPHANS = "DELETE FROM connections c WHERE NOT EXISTS (SELECT FROM nodes n WHERE n.node = c.node)"
-DELETE_NODE = "DELETE FROM nodes WHERE node = $1"
 # The numbers are drawn in a CTE of their own: RETURNING promises no order.
 ENTER = """
     WITH numbered AS MATERIALIZED (
@@ -86,10 +69,8 @@ class PostgresPresence:
         self._spawn = spawn
         self._lease_s = lease_s
         self._renew_every_s = renew_every_s
+        self._members = Members(pool=pool, node=node, family=family, lease_s=lease_s)
         self._own: dict[int, tuple[int, str]] = {}  # generation -> (user, device)
-        self._family = family or node
-        self._others = False
-        self._strangers = False
         self._in_doubt = False  # a statement failed: the tables may say something else than `_own`
         # Held around every change of `_own` and its rows, so that `_reconcile` compares like with like.
         self._lock = asyncio.Lock()
@@ -109,7 +90,7 @@ class PostgresPresence:
             self._own.clear()
             try:
                 await self._pool.execute(DELETE_CONNECTIONS_OF, [self._node], timeout=COMMAND_TIMEOUT_S)
-                await self._pool.execute(DELETE_NODE, self._node, timeout=COMMAND_TIMEOUT_S)
+                await self._members.leave(COMMAND_TIMEOUT_S)
             except AWAY as error:
                 log.warning("presence ends by its lease: %s", type(error).__name__)
 
@@ -139,11 +120,10 @@ class PostgresPresence:
                 raise
 
     def other_nodes(self) -> bool:
-        return self._others
+        return bool(self._members.others)
 
     def strangers(self) -> bool:
-        """`other_nodes`, apart from those of the family."""
-        return self._strangers
+        return bool(self._members.strangers)
 
     async def newer(self, connections: list[tuple[int, str, int]]) -> list[tuple[int, str, int]]:
         users = [user_id for user_id, _, _ in connections]
@@ -168,15 +148,11 @@ class PostgresPresence:
                 log.warning("presence can't renew its lease: %s", type(error).__name__)
 
     async def _renew(self) -> None:
-        row = await self._pool.fetchrow(RENEW, self._node, self._lease_s, self._family)
-        assert row is not None
-        self._others, self._strangers = row["others"], row["strangers"]
-        if not row["known"]:
-            await self._pool.execute(INSERT_NODE, self._node, self._lease_s)
+        if not await self._members.renew():
             self._in_doubt = True
         if self._in_doubt:
             await self._reconcile()
-        await self._sweep()
+        await self._members.sweep()
 
     async def _reconcile(self) -> None:
         """Makes the rows of this node what `_own` says: after a freeze, a crash of the database, a failed call."""
@@ -191,14 +167,6 @@ class PostgresPresence:
                 users, devices, generations = zip(*missing, strict=True)
                 await self._pool.execute(ENTER_AGAIN, users, devices, generations, self._node)
             self._in_doubt = False
-
-    async def _sweep(self) -> None:
-        """Takes out nodes whose lease has run out. Two statements, so that the second sees what they entered last."""
-        async with self._pool.acquire() as connection, connection.transaction():
-            dead = [row["node"] for row in await connection.fetch(DELETE_EXPIRED_NODES)]
-            if dead:
-                await connection.execute(DELETE_CONNECTIONS_OF, dead)
-                log.warning("presence took out %d nodes whose lease had run out", len(dead))
 
     async def _delete(self, connections: list[tuple[int, int]]) -> None:
         if connections:

@@ -128,6 +128,9 @@ class UnixPresence:
     def other_nodes(self) -> bool:
         return self._others
 
+    def strangers(self) -> bool:
+        return False
+
     async def newer(self, connections: list[tuple[int, str, int]]) -> list[tuple[int, str, int]]:
         async with asyncio.timeout(COMMAND_TIMEOUT_S):
             newer: list[tuple[int, str, int]] = await self._ask(Newer(connections), list[tuple[int, str, int]])

@@ -17,7 +17,7 @@ COMPANY_S: Final = 30.0  # a node that was heard may be there for as long, whate
 
 
 class Published(Protocol):
-    """One committed event. `row` is rendered only where its user is connected here."""
+    """One committed event. `row` is rendered only where its user is connected."""
 
     @property
     def user_id(self) -> int: ...
@@ -25,6 +25,25 @@ class Published(Protocol):
     def seq(self) -> int: ...
     @property
     def row(self) -> Any: ...
+
+
+class Rendered:
+    """An event whose envelope is made when somebody wants it, here or elsewhere, and once. See `Announced`."""
+
+    __slots__ = ("_envelope", "_render", "_row", "seq", "user_id")
+
+    def __init__(self, event: Published, render: Callable[[Any], bytes]) -> None:
+        self.user_id = event.user_id
+        self.seq = event.seq
+        self._row = event.row
+        self._render = render
+        self._envelope: bytes | None = None
+
+    @property
+    def envelope(self) -> bytes:
+        if self._envelope is None:
+            self._envelope = self._render(self._row)
+        return self._envelope
 
 
 class Publisher:
@@ -42,6 +61,7 @@ class Publisher:
         compare_soon: Callable[[], None],
         more_to_come: Callable[[], bool],
     ) -> None:
+        self._hub = hub
         self._users = hub.users
         self._delivery = delivery
         self._topics = Topics(hub=hub, delivery=delivery, more_to_come=more_to_come)
@@ -56,6 +76,7 @@ class Publisher:
         """What this node does when another one says something: hand them to the broker, and that to `join`."""
         return Listeners(
             on_heads=self._hear_heads,
+            on_events=self._hear_events,
             on_compare=self._hear_compare,
             on_topic=self._hear_topic,
             on_users=self._hear_users,
@@ -68,12 +89,13 @@ class Publisher:
 
     def events(self, events: Sequence[Published]) -> None:
         """Committed events, each user's in the order of `seq`."""
-        for event in events:
+        told = [Rendered(event, self._render) for event in events]
+        for event in told:
             if event.user_id in self._users:
-                self._delivery.deliver(event.user_id, event.seq, self._render(event.row))
-        if events and self._has_company():
-            self._broker.announce_heads([(event.user_id, event.seq) for event in events])
-            self.counts.said["heads"] += len(events)
+                self._delivery.deliver(event.user_id, event.seq, event.envelope)
+        if told and self._has_company():
+            self._broker.announce_events(told)
+            self.counts.said["events"] += len(told)
 
     def topic(self, topic: str, envelope: bytes) -> None:
         """A message of a live topic, as the envelope's JSON."""
@@ -101,6 +123,17 @@ class Publisher:
         for user_id, seq in heads:
             if user_id in self._users:
                 self._delivery.raise_head(user_id, seq)
+
+    def _hear_events(self, events: list[tuple[int, int, bytes]]) -> None:
+        self._note("events", len(events))
+        for user_id, seq, envelope in events:
+            if user_id not in self._users:
+                continue
+            if any(cursor.holds for cursor in self._hub.cursors_of(user_id)):
+                # It may come of an action that a connection here waits for, too, and must not overtake that answer.
+                self._delivery.raise_head(user_id, seq)
+            else:
+                self._delivery.deliver(user_id, seq, envelope)
 
     def _hear_compare(self) -> None:
         self._note("compare", 1)

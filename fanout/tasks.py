@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import random
-from collections.abc import Coroutine
-from typing import Any, Protocol
+from collections.abc import Coroutine, Iterable
+from typing import Any, Final, Protocol
+
+CANCEL_AGAIN_S: Final = 0.1
 
 
 class Spawn(Protocol):
@@ -28,3 +31,20 @@ class Backoff:
 
     def reset(self) -> None:
         self._next = self._first
+
+
+async def set_or_late(event: asyncio.Event, seconds: float) -> None:
+    """Return when the event is set, or after so long."""
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(seconds):
+            await event.wait()
+
+
+async def end(tasks: Iterable[asyncio.Task[None]]) -> None:
+    """Cancel until they have ended. Until Python 3.12 `asyncio.wait_for`, which drivers use, may take a cancellation
+    for its own."""
+    left = set(tasks)
+    while left:
+        for task in left:
+            task.cancel()
+        _, left = await asyncio.wait(left, timeout=CANCEL_AGAIN_S)

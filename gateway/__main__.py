@@ -19,6 +19,7 @@ import msgspec
 import typer
 import uvloop
 
+from gateway.ground import CannotStart
 from gateway.settings import BadSettings, Settings, load, redacted, require_secret
 from handlers.errors import Refusal
 from storage.binaries import NoPostgres
@@ -58,11 +59,12 @@ def demo(host: Host = None, port: Port = None, data_dir: DataDir = None, config:
 
 def cluster(
     port: Annotated[int | None, typer.Option(help="Port of the first node; 0: any free ones.")] = None,
+    nodes: Annotated[int, typer.Option(help="How many.", min=2, max=16)] = 3,
     kafka: Annotated[bool, typer.Option(help="With Kafka and Valkey, or over PostgreSQL alone.")] = True,
     data_dir: DataDir = None,
     config: Config = None,
 ) -> None:
-    """Run three nodes with PostgreSQL, Valkey and Kafka of their own, to try a cluster on one machine."""
+    """Run nodes with PostgreSQL, Valkey and Kafka of their own, to try a cluster on one machine."""
     settings = _settings(config, data_dir, port=port)
     if not settings.is_embedded:
         raise BadSettings(["database.url: a cluster on one machine has a PostgreSQL of its own; nodes of yours: serve"])
@@ -76,7 +78,7 @@ def cluster(
         return _signed(settings, settings.auth.secret, str(user), roles, TOKEN_TTL_S)
 
     try:
-        status: int = uvloop.run(module.run(settings, config=config, sign=sign, with_kafka=kafka))
+        status: int = uvloop.run(module.run(settings, config=config, sign=sign, with_kafka=kafka, nodes=nodes))
     except module.ServiceMissing as error:
         raise CommandFailed(str(error)) from None
     raise typer.Exit(status)
@@ -225,7 +227,7 @@ def main() -> None:
         build()()
     except BadSettings as error:
         raise SystemExit(_complain(error, BAD_CONFIGURATION)) from None
-    except (CommandFailed, FolderBusy, NoPostgres, EmbeddedFailed, SchemaBehind) as error:
+    except (CommandFailed, CannotStart, FolderBusy, NoPostgres, EmbeddedFailed, SchemaBehind) as error:
         raise SystemExit(_complain(error, 1)) from None
     except Exception as error:
         if not is_connection_lost(error):

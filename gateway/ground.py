@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import asyncio
+import importlib.util
 import signal
 from contextlib import AsyncExitStack
 
-from gateway.settings import Settings
+import structlog
+
+from gateway.settings import BadSettings, Settings
 from gateway.supervisor import Supervisor
 from storage.db import connect
 from storage.embedded import SERVER_SETTINGS, EmbeddedPostgres
 from storage.migrate import ensure_current, migrate
+
+log = structlog.get_logger()
 
 BESIDE_THE_POOL = 8  # connections of a node: its lane, its broker's two, those for pages, and what is being renewed
 
@@ -38,6 +43,29 @@ async def database(settings: Settings, stack: AsyncExitStack, supervisor: Superv
         await conn.close()
     supervisor.start("postgres", postgres.keep_running())
     return dsn
+
+
+class CannotStart(Exception):
+    """Something that a node needs is not there, and won't come by itself; the message says what."""
+
+
+async def topics(settings: Settings) -> None:
+    """Create what is missing in Kafka. Where Kafka is away, that is done when it is back. Raises CannotStart where the
+    broker does not allow it."""
+    if settings.is_embedded or not settings.kafka.bootstrap_servers:
+        return  # nobody else can have this database
+    needed = ["aiokafka", "redis"] if settings.redis.url else ["aiokafka"]
+    if missing := [name for name in needed if importlib.util.find_spec(name) is None]:
+        raise BadSettings([f"kafka, redis: need {' and '.join(missing)}: pip install 'applause[cluster]'"])
+    from fanout.kafka import AWAY, TopicsMissing
+    from gateway.workers.team import fanout_topic_of, kafka_of
+
+    try:
+        await kafka_of(settings).ensure([fanout_topic_of(settings)])
+    except TopicsMissing as error:
+        raise CannotStart(str(error)) from None
+    except AWAY as error:
+        log.warning("kafka_away", error=type(error).__name__, servers=settings.kafka.bootstrap_servers)
 
 
 def stop_signal() -> asyncio.Future[None]:

@@ -101,6 +101,8 @@ def configure(level: str, form: str = "auto") -> None:
     root = logging.getLogger()
     root.handlers = [handler]
     root.setLevel(max(threshold, logging.WARNING))
+    # While Kafka is away it complains of every attempt, ten a second; who uses it says so once.
+    logging.getLogger("aiokafka").setLevel(logging.CRITICAL)
 
 
 def without_contents(_: Any, __: str, event: _Event) -> _Event:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import gc
 import importlib.metadata
 import platform
+import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any, Final
@@ -23,12 +24,16 @@ from prometheus_client.core import (
 )
 from prometheus_client.registry import Collector
 
+from fanout.broker_both import BothBrokers
+from fanout.counts import KafkaCounts, PresenceCounts
 from gateway.counts import OK, Acks, Histogram, HttpCounts
 from gateway.socket.connection import ASKED, CLOSING, LIVE, OPENED
 
 if TYPE_CHECKING:
+    from fanout.broker import Broker
     from fanout.delivery import Delivery
     from fanout.hub import Hub
+    from fanout.presence import Presence
     from fanout.publisher import Publisher
     from gateway.lane import Lane
     from gateway.socket.door import SocketDoor
@@ -171,11 +176,81 @@ def of_fanout(delivery: Delivery, publisher: Publisher) -> Reading:
             f"{NAMESPACE}_broker_announcements", "Hints to and from other nodes.", labels=["direction", "kind"]
         )
         for direction, told in (("said", publisher.counts.said), ("heard", publisher.counts.heard)):
-            for kind in ("heads", "topic", "users", "replaced", "compare"):
+            for kind in ("events", "heads", "topic", "users", "replaced", "compare"):
                 hints.add_metric([direction, kind], told[kind])
         yield hints
 
     return read
+
+
+def of_cluster(broker: Broker, presence: Presence) -> Reading:
+    """What goes through Kafka, and what Redis knows; nothing where a node has neither."""
+    counts = getattr(presence, "counts", None)
+    by_presence = counts if isinstance(counts, PresenceCounts) else None
+    kafka: Any = broker.far if isinstance(broker, BothBrokers) else broker
+    by_kafka = kafka.counts if isinstance(getattr(kafka, "counts", None), KafkaCounts) else None
+
+    def read() -> Iterator[Metric]:
+        ages: dict[str, float] = {}
+        if by_kafka is not None:
+            yield from _of_kafka(by_kafka)
+            ages = {f"kafka_{'all' if each == '0' else 'own'}": age for each, age in kafka.beat_ages().items()}
+        if by_presence is not None:
+            looked = {"found": by_presence.asked - by_presence.unknown, "unknown": by_presence.unknown}
+            yield _counter(
+                "presence_lookups", "Times that Redis was asked where users are; unknown: broadcast.", looked, "result"
+            )
+            yield _counter(
+                "presence_reentries", "Times that this node entered all its connections.", by_presence.entered_again
+            )
+            peers = {"sure": by_presence.peers - by_presence.unsure, "unsure": by_presence.unsure}
+            yield _gauge(
+                "presence_nodes",
+                "Other nodes, by whether Redis has all their connections or they are told all.",
+                peers,
+                "trust",
+            )
+            ages["redis"] = time.monotonic() - by_presence.answered_at
+        if ages:
+            yield _gauge(
+                "bus_heartbeat_age_seconds",
+                "Since this node heard its own heartbeat: more than 15 is bad.",
+                ages,
+                "bus",
+            )
+
+    return read
+
+
+def _of_kafka(counts: KafkaCounts) -> Iterator[Metric]:
+    records = CounterMetricFamily(
+        f"{NAMESPACE}_fanout_records",
+        "Records between nodes: for one node, for all, for oneself; skipped: another's, in a partition that is shared.",
+        labels=["direction", "kind"],
+    )
+    for direction, told, kinds in (
+        ("said", counts.said, ("one", "all", "beat")),
+        ("heard", counts.heard, ("one", "all", "skipped", "unreadable")),
+    ):
+        for kind in kinds:
+            records.add_metric([direction, kind], told[kind])
+    yield records
+    volume = {"said": counts.said_bytes, "heard": counts.heard_bytes}
+    yield _counter(
+        "fanout_bytes", "Bytes of records between nodes; heard: of those for this node.", volume, "direction"
+    )
+    kinds = ("events", "ephemeral", "too_large")
+    dropped = {kind: counts.dropped[kind] for kind in kinds}
+    yield _counter(
+        "fanout_drops",
+        "What was not told to others: events, which are compared instead, and ephemeral.",
+        dropped,
+        "kind",
+    )
+    yield _counter("fanout_gaps", "Times that records were missed, so that heads were compared.", counts.gaps)
+    failures = {side: counts.failures[side] for side in ("talk", "listen")}
+    yield _counter("fanout_failures", "Times that a client of Kafka failed and was made anew.", failures, "side")
+    yield _gauge("bus_round_trip_seconds", "Of the last heartbeat through Kafka.", counts.round_trip_s)
 
 
 def of_pool(pool: Any) -> Reading:

@@ -10,7 +10,7 @@ from typing import Any, Final
 import structlog
 
 from gateway import logs
-from gateway.ground import database, stop_signal
+from gateway.ground import database, stop_signal, topics
 from gateway.settings import Settings
 from gateway.supervisor import Supervisor
 from gateway.wiring import Node
@@ -29,6 +29,7 @@ async def serve(settings: Settings, *, demo: bool) -> int:
         supervisor = Supervisor()
         stack.push_async_callback(supervisor.stop)  # again further down; this one is for a start that fails
         dsn = await database(settings, stack, supervisor)
+        await topics(settings)
         node = Node(settings, dsn, supervisor)
         await node.start(stack, demo=demo)
         return await serve_until_the_end(node, supervisor)

@@ -24,14 +24,19 @@ from gateway import failpoints
 from handlers.money import MAX_MINOR
 
 PREFIX: Final = "APPLAUSE_"
-WELL_KNOWN: Final = {"DATABASE_URL": "database.url"}
-SECRETS: Final = frozenset({"database.url", "auth.secret", "auth.previous_secret"})
+WELL_KNOWN: Final = {
+    "DATABASE_URL": "database.url",
+    "REDIS_URL": "redis.url",
+    "KAFKA_BOOTSTRAP_SERVERS": "kafka.bootstrap_servers",
+}
+SECRETS: Final = frozenset({"database.url", "redis.url", "auth.secret", "auth.previous_secret"})
 MIN_SECRET_BYTES: Final = 16  # RFC 7518 asks for 32 with HS256, as generated ones have; many in use are shorter
 
 Count = Annotated[int, msgspec.Meta(ge=1)]
 CountOrOff = Annotated[int, msgspec.Meta(ge=0)]
 Seconds = Annotated[float, msgspec.Meta(ge=0.1, le=86_400)]
 Name = Annotated[str, msgspec.Meta(min_length=1)]
+Broker = Annotated[str, msgspec.Meta(pattern=r"^(\[[0-9A-Fa-f:.]+\]|[^\s:/@]+):\d{1,5}\Z")]
 Origin = Annotated[str, msgspec.Meta(pattern=r"^(\*|[a-z][a-z0-9+.-]*://[^/\s]+)\Z")]
 
 
@@ -60,6 +65,18 @@ class Database(_Section, frozen=True):
     url: str = ""  # empty: a PostgreSQL of our own in data_dir
     pool_size: Annotated[int, msgspec.Meta(ge=2, le=1000)] = 6
     binaries: str = ""  # folder of the PostgreSQL to run where url is empty; empty: found by itself
+
+
+class Redis(_Section, frozen=True):
+    url: str = ""  # of presence, beside Kafka: redis://[:password@]host[:port][/database]; empty: none
+
+
+class Kafka(_Section, frozen=True):
+    bootstrap_servers: tuple[Broker, ...] = ()  # what nodes tell each other goes there; empty: through PostgreSQL
+    # How the names of all topics, and of the keys in Redis, begin. Clusters that share a Kafka or a Redis need others.
+    prefix: Annotated[str, msgspec.Meta(pattern=r"^[A-Za-z0-9._-]{1,100}\Z")] = "applause"
+    # Of the topic that nodes talk on, where it has to be created: one is for all, of the others each node reads one.
+    fanout_partitions: Annotated[int, msgspec.Meta(ge=1, le=1_000)] = 8
 
 
 class Auth(_Section, frozen=True):
@@ -154,6 +171,8 @@ class Settings(_Section, frozen=True):
     failpoints: tuple[Name, ...] = ()  # where this node is to die or to stand still; see gateway/failpoints.py
     server: Server = Server()
     database: Database = Database()
+    redis: Redis = Redis()
+    kafka: Kafka = Kafka()
     auth: Auth = Auth()
     users: Users = Users()
     socket: Socket = Socket()
@@ -324,6 +343,8 @@ def _convert(key: str, given: _Given, problems: list[str]) -> Any:
 def _readable(expected: Any, message: str) -> str:
     if Origin in get_args(expected):
         return "each origin is * or scheme://host[:port] without a path"
+    if Broker in get_args(expected):
+        return "each server is host:port"
     return message.replace("`", "").removesuffix(" - at $")
 
 
@@ -353,6 +374,12 @@ def _check_together(settings: Settings, problems: list[str]) -> None:
     ]
     if settings.database.url and urlsplit(settings.database.url).scheme not in ("postgres", "postgresql"):
         problems.append("database.url: begins with postgresql://")
+    if settings.redis.url and urlsplit(settings.redis.url).scheme not in ("redis", "rediss", "unix"):
+        problems.append("redis.url: begins with redis:// (or rediss://, unix://)")
+    if settings.redis.url and not settings.kafka.bootstrap_servers:
+        problems.append(
+            "redis.url: needs kafka.bootstrap_servers, since only nodes that talk through Kafka ask Redis who is where"
+        )
     if settings.socket.send_queue_bytes < settings.socket.max_message_bytes:
         problems.append("socket.send_queue_bytes: at least socket.max_message_bytes")
     if settings.lane.queue < settings.lane.batch:

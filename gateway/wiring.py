@@ -14,6 +14,7 @@ import structlog
 from aiohttp import web
 from prometheus_client import CollectorRegistry
 
+from fanout.broker import Broker
 from fanout.delivery import Delivery
 from fanout.hub import Hub
 from fanout.pages import READERS
@@ -111,6 +112,7 @@ class Node:
         self._delivery: Delivery
         self._totals: LiveTotals
         self._presence: Presence
+        self._broker: Broker
         self._publisher: Publisher
         self._lane: Lane
         self._vitals: Vitals
@@ -174,15 +176,15 @@ class Node:
     # -- parts -----------------------------------------------------------------------------------
 
     async def _join_others(self, stack: AsyncExitStack) -> None:
-        """Presence and broker: in memory where nobody else can have this database, else over it; and over the line
-        between the workers of one parent."""
+        """Presence and broker: in memory where nobody else can have this database, else through Kafka and Redis or the
+        database itself; and over the line between the workers of one parent."""
         common: dict[str, Any] = {
             "dsn": None if self._settings.is_embedded else self._dsn,
             "node": self._name,
             "team": self._team,
             "spawn": self._supervisor.spawn,
         }
-        self._presence = presence_for(pool=self._pool, **common)
+        self._presence = presence_for(self._settings, pool=self._pool, **common)
         self._publisher = Publisher(
             hub=self._hub,
             delivery=self._delivery,
@@ -191,9 +193,11 @@ class Node:
             compare_soon=self._compare.set,
             more_to_come=self._underway.is_any,
         )
-        broker = broker_for(presence=self._presence, listeners=self._publisher.listeners(), **common)
-        self._publisher.join(broker)
-        for part in (self._presence, broker):
+        self._broker = broker_for(
+            self._settings, presence=self._presence, listeners=self._publisher.listeners(), **common
+        )
+        self._publisher.join(self._broker)
+        for part in (self._presence, self._broker):
             await part.start()
             stack.push_async_callback(part.stop)
 
@@ -332,6 +336,7 @@ class Node:
                 metrics.of_http(http_counts),
                 metrics.of_lane(self._lane),
                 metrics.of_fanout(self._delivery, self._publisher),
+                metrics.of_cluster(self._broker, self._presence),
                 metrics.of_pool(self._pool),
                 metrics.of_retention(self._retention),
                 metrics.of_vitals(self._vitals, self._settler),

@@ -56,7 +56,7 @@ def loadtest(
     Servers start in a temporary folder and are gone afterwards. With --url it is a server that runs already: it gets
     people and videos of its own for the run, which stay. Speed never fails the run; a broken promise does.
 
-    `applause loadtest compare` measures all peers in turns.
+    `applause loadtest compare` measures all peers in turns, `applause loadtest cluster` the way between nodes.
     """
     chosen = scenarios or [each for each in SCENARIOS if url is None or each not in LOCAL]
     if unknown := set(chosen) - set(SCENARIOS):
@@ -121,6 +121,11 @@ def main() -> None:
 
         del sys.argv[1]
         typer.run(compare.compare)
+    elif sys.argv[1:2] == ["cluster"]:
+        from loadtest import cluster
+
+        del sys.argv[1]
+        typer.run(cluster.cluster)
     else:
         typer.run(loadtest)
 

@@ -34,7 +34,8 @@ _UNLIMITED: Final = {
 def own_environ() -> dict[str, str]:
     """This process's environment without what would configure a server of somebody else's."""
     ours = {name: value for name, value in os.environ.items() if not name.startswith("APPLAUSE_")}
-    ours.pop("DATABASE_URL", None)
+    for name in ("DATABASE_URL", "REDIS_URL", "KAFKA_BOOTSTRAP_SERVERS"):
+        ours.pop(name, None)
     return ours
 
 

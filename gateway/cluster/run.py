@@ -33,7 +33,7 @@ from storage.child import EmbeddedFailed
 
 log = structlog.get_logger()
 
-NODES: Final = 3
+NODES: Final = 3  # unless told otherwise; at least two
 RESTART_FIRST_S, RESTART_MOST_S = 0.5, 5.0
 
 
@@ -56,7 +56,7 @@ class Part(Protocol):
     async def ended(self) -> int: ...
 
 
-async def run(settings: Settings, *, config: Path | None, sign: Sign, with_kafka: bool) -> int:
+async def run(settings: Settings, *, config: Path | None, sign: Sign, with_kafka: bool, nodes: int = NODES) -> int:
     """Run it until SIGTERM or SIGINT (0), or until what it stands on dies (1).
 
     Raises ServiceMissing, EmbeddedFailed or FolderBusy.
@@ -67,12 +67,12 @@ async def run(settings: Settings, *, config: Path | None, sign: Sign, with_kafka
         raise ServiceMissing("\n  ".join([*why, "or run it without Kafka and Valkey: applause cluster --no-kafka"]))
     if with_kafka and not (jar_folder := _jar_folder(settings) or default_folder()).exists():
         _say([f"Fetching Kafka into {jar_folder}, once: 44 MB"])
-    _say([f"Starting {NODES} nodes and what they stand on"])
+    _say([f"Starting {nodes} nodes and what they stand on"])
     stop = stop_signal()
     async with AsyncExitStack() as stack:
         supervisor = Supervisor()
         stack.push_async_callback(supervisor.stop)
-        cluster = Cluster(settings, config, supervisor, with_kafka=with_kafka)
+        cluster = Cluster(settings, config, supervisor, with_kafka=with_kafka, nodes=nodes)
         starting = asyncio.create_task(cluster.start(stack))
         died = asyncio.create_task(supervisor.died())
         waited: list[asyncio.Future[Any]] = [stop, died]
@@ -93,7 +93,9 @@ async def run(settings: Settings, *, config: Path | None, sign: Sign, with_kafka
 class Cluster:
     """The processes and how to reach them."""
 
-    def __init__(self, settings: Settings, config: Path | None, supervisor: Supervisor, *, with_kafka: bool) -> None:
+    def __init__(
+        self, settings: Settings, config: Path | None, supervisor: Supervisor, *, with_kafka: bool, nodes: int
+    ) -> None:
         self._settings = settings
         self._config = config
         self._supervisor = supervisor
@@ -104,6 +106,7 @@ class Cluster:
             kafka = EmbeddedKafka(folder / "kafka", jar_folder=_jar_folder(settings))
             self._services += [EmbeddedValkey(folder / "valkey"), kafka]
         self._nodes: list[NodeProcess] = []
+        self._count = nodes
         self._dsn = ""
 
     async def start(self, stack: AsyncExitStack) -> None:
@@ -141,8 +144,8 @@ class Cluster:
     def _ports(self) -> Sequence[int]:
         first = self._settings.server.port
         if not first:
-            return [child.free_port() for _ in range(NODES)]
-        ports = range(first, first + NODES)
+            return [child.free_port() for _ in range(self._count)]
+        ports = range(first, first + self._count)
         if taken := [port for port in ports if not child.is_free(port)]:
             raise EmbeddedFailed(f"port {taken[0]} is in use: choose another first port with --port")
         return ports

@@ -29,7 +29,7 @@ from fanout.line import PARENT, Line
 from fanout.presence_unix import PresenceDesk
 from fanout.tasks import Backoff
 from gateway import logs
-from gateway.ground import database, stop_signal
+from gateway.ground import database, stop_signal, topics
 from gateway.names import new_name
 from gateway.settings import Settings
 from gateway.supervisor import Supervisor
@@ -62,6 +62,7 @@ async def serve(settings: Settings, *, demo: bool) -> int:
         settings = msgspec.structs.replace(settings, server=server)
         supervisor = Supervisor()
         dsn = await database(settings, stack, supervisor)
+        await topics(settings)
         workers = Workers(settings, dsn, supervisor, demo=demo)
         stack.push_async_callback(supervisor.stop)
         stack.push_async_callback(workers.end)

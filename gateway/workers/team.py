@@ -12,10 +12,12 @@ from fanout.broker_unix import UnixBroker
 from fanout.presence import MemoryPresence, Presence
 from fanout.presence_postgres import PostgresPresence
 from fanout.presence_unix import UnixPresence
+from gateway.settings import Settings
 
 if TYPE_CHECKING:
     import asyncpg
 
+    from fanout.kafka import Kafka, Topic
     from fanout.line import Line
     from fanout.tasks import Spawn
 
@@ -44,27 +46,81 @@ class Team:
         return [number for number in range(self.size) if number != self.number]
 
 
-def presence_for(*, dsn: str | None, pool: asyncpg.Pool, node: str, team: Team | None, spawn: Spawn) -> Presence:
+def kafka_of(settings: Settings) -> Kafka:
+    """The Kafka that is set."""
+    from fanout.kafka import Kafka  # with what only a cluster needs
+
+    return Kafka(",".join(settings.kafka.bootstrap_servers))
+
+
+def fanout_topic_of(settings: Settings) -> Topic:
+    """The topic that nodes talk on, as it is created where it is missing."""
+    from fanout.broker_kafka import fanout_topic
+
+    return fanout_topic(settings.kafka.prefix, settings.kafka.fanout_partitions)
+
+
+def presence_for(
+    settings: Settings, *, dsn: str | None, pool: asyncpg.Pool, node: str, team: Team | None, spawn: Spawn
+) -> Presence:
     """`dsn` is given where other nodes may be anywhere that the database is reached from, `team` where there are
     siblings."""
-    if dsn is not None:
-        return PostgresPresence(pool=pool, node=node, spawn=spawn, family=team.name if team else node)
-    return MemoryPresence() if team is None else UnixPresence(line=team.line, spawn=spawn)
+    if dsn is None:
+        return MemoryPresence() if team is None else UnixPresence(line=team.line, spawn=spawn)
+    family = team.name if team else node
+    if not settings.redis.url:
+        return PostgresPresence(pool=pool, node=node, spawn=spawn, family=family)
+    from fanout.presence_redis import RedisPresence
+
+    return RedisPresence(
+        pool=pool,
+        url=settings.redis.url,
+        prefix=settings.kafka.prefix,
+        node=node,
+        family=family,
+        partitions=settings.kafka.fanout_partitions - 1,
+        spawn=spawn,
+    )
 
 
 def broker_for(
-    *, dsn: str | None, node: str, team: Team | None, presence: Presence, listeners: Listeners, spawn: Spawn
+    settings: Settings,
+    *,
+    dsn: str | None,
+    node: str,
+    team: Team | None,
+    presence: Presence,
+    listeners: Listeners,
+    spawn: Spawn,
 ) -> Broker:
     """Likewise."""
     if dsn is None:
         return MemoryBroker() if team is None else UnixBroker(line=team.line, listeners=listeners)
-    if team is None:
-        return PostgresBroker(dsn=dsn, node=node, listeners=listeners, spawn=spawn)
-    assert isinstance(presence, PostgresPresence)
-    return BothBrokers(
-        near=lambda heard: UnixBroker(line=team.line, listeners=heard),
+
+    def far(listeners: Listeners) -> Broker:
         # All of a team have one name there, so that none hears again what it has heard near.
-        far=lambda heard: PostgresBroker(dsn=dsn, node=team.name, listeners=heard, spawn=spawn),
+        family = team.name if team else node
+        if not settings.kafka.bootstrap_servers:
+            return PostgresBroker(dsn=dsn, node=family, listeners=listeners, spawn=spawn)
+        from fanout.broker_kafka import KafkaBroker
+        from fanout.presence_redis import RedisPresence
+
+        return KafkaBroker(
+            kafka=kafka_of(settings),
+            topic=fanout_topic_of(settings),
+            node=node,
+            family=family,
+            locator=presence if isinstance(presence, RedisPresence) else None,
+            listeners=listeners,
+            spawn=spawn,
+        )
+
+    if team is None:
+        return far(listeners)
+    line = team.line
+    return BothBrokers(
+        near=lambda heard: UnixBroker(line=line, listeners=heard),
+        far=far,
         listeners=listeners,
         has_far=presence.strangers,
     )

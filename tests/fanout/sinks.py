@@ -3,10 +3,62 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Coroutine, Sequence
-from typing import Any
+from collections.abc import Callable, Coroutine, Iterable, Sequence
+from typing import Any, NamedTuple
 
+from fanout.broker import Listeners
 from fanout.pages import Page, Wanted
+
+
+class Told(NamedTuple):
+    """A committed event, as brokers take it."""
+
+    user_id: int
+    seq: int
+    envelope: bytes = b"{}"
+
+
+def told(pairs: Iterable[tuple[int, int]]) -> list[Told]:
+    """Events of (user, seq)."""
+    return [Told(user_id, seq) for user_id, seq in pairs]
+
+
+class Heard:
+    """What a node's listeners were told."""
+
+    def __init__(self) -> None:
+        self.heads: list[tuple[int, int]] = []
+        self.events: list[tuple[int, int, bytes]] = []
+        self.topics: list[tuple[str, bytes]] = []
+        self.users: list[tuple[list[int], bytes]] = []
+        self.replaced: list[tuple[int, str, int]] = []
+        self.compares = 0
+        self.listeners = Listeners(
+            on_heads=self.heads.extend,
+            on_events=self.events.extend,
+            on_compare=self._compare,
+            on_topic=lambda topic, envelope: self.topics.append((topic, envelope)),
+            on_users=lambda user_ids, envelope: self.users.append((list(user_ids), envelope)),
+            on_replaced=lambda *device: self.replaced.append(device),
+        )
+
+    def _compare(self) -> None:
+        self.compares += 1
+
+    @property
+    def reached(self) -> dict[int, int]:
+        """user -> how far its inbox was said to reach, by a head or by an event itself"""
+        pairs = [*self.heads, *((user_id, seq) for user_id, seq, _ in self.events)]
+        return {user_id: max(seq for each, seq in pairs if each == user_id) for user_id in {user for user, _ in pairs}}
+
+    def anything(self) -> bool:
+        return bool(self.heads or self.events or self.topics or self.users or self.replaced or self.compares)
+
+
+async def until(true: Callable[[], object], seconds: float = 15.0) -> None:
+    async with asyncio.timeout(seconds):
+        while not true():
+            await asyncio.sleep(0.002)
 
 
 class Recorder:

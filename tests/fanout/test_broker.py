@@ -3,50 +3,23 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Iterable
 
 import asyncpg
 import pytest
 
-from fanout import broker_postgres, broker_unix, postgres
-from fanout.broker import Broker, Listeners, MemoryBroker
+from fanout import broker_postgres, broker_unix, postgres, records
+from fanout.broker import Broker, MemoryBroker
+from fanout.broker_kafka import KafkaBroker
 from fanout.broker_postgres import PostgresBroker
 from fanout.broker_unix import UnixBroker
 from fanout.exchange import Exchange
 from fanout.line import Line
 from fanout.notices import HEADS_MAX
+from fanout.presence_redis import RedisPresence
+from tests.fanout.cluster import Places, kafka_broker, presence_of
 from tests.fanout.lines import lines, opened
-from tests.fanout.sinks import Tasks
-
-
-class Heard:
-    """What a node's listeners were told."""
-
-    def __init__(self) -> None:
-        self.heads: list[tuple[int, int]] = []
-        self.topics: list[tuple[str, bytes]] = []
-        self.users: list[tuple[list[int], bytes]] = []
-        self.replaced: list[tuple[int, str, int]] = []
-        self.compares = 0
-        self.listeners = Listeners(
-            on_heads=self.heads.extend,
-            on_compare=self._compare,
-            on_topic=lambda topic, envelope: self.topics.append((topic, envelope)),
-            on_users=lambda user_ids, envelope: self.users.append((list(user_ids), envelope)),
-            on_replaced=lambda *device: self.replaced.append(device),
-        )
-
-    def _compare(self) -> None:
-        self.compares += 1
-
-    def anything(self) -> bool:
-        return bool(self.heads or self.topics or self.users or self.replaced or self.compares)
-
-
-async def until(true: Callable[[], object], seconds: float = 5.0) -> None:
-    async with asyncio.timeout(seconds):
-        while not true():
-            await asyncio.sleep(0.002)
+from tests.fanout.sinks import Heard, Tasks, told, until
 
 
 @pytest.fixture
@@ -66,6 +39,9 @@ class Pair:
 
     def __init__(self) -> None:
         self.heard_a, self.heard_b = Heard(), Heard()
+
+    async def connect(self, users: Iterable[int]) -> None:
+        """These are connected to b, where that makes a difference."""
 
     async def start(self) -> None:
         await self.a.start()
@@ -102,6 +78,63 @@ class Nodes(Pair):
         self.b = PostgresBroker(dsn=dsn, node="b.1", listeners=self.heard_b.listeners, spawn=tasks)
 
 
+class Everywhere(Pair):
+    """Through Kafka, and nobody knows who is where."""
+
+    a: KafkaBroker
+    b: KafkaBroker
+    heads_max = records.EVENTS_MAX
+
+    def __init__(self, pool: asyncpg.Pool, places: Places, tasks: Tasks) -> None:
+        super().__init__()
+        self.presences = [presence_of(name, pool, places, tasks) for name in ("a.1", "b.1")]
+        heard = (self.heard_a, self.heard_b)
+        self.a, self.b = (
+            kafka_broker(name, places, self.locator(presence), each.listeners, tasks)
+            for name, presence, each in zip(("a.1", "b.1"), self.presences, heard, strict=True)
+        )
+
+    def locator(self, _: RedisPresence) -> RedisPresence | None:
+        return None
+
+
+class Located(Everywhere):
+    """Through Kafka, each told what concerns it."""
+
+    def locator(self, presence: RedisPresence) -> RedisPresence | None:
+        return presence
+
+    async def connect(self, users: Iterable[int]) -> None:
+        await self.presences[1].enter([(user, "") for user in users])
+
+    async def start(self) -> None:
+        for presence in self.presences:
+            await presence.start()
+        await self.connect([7, 8, 2**53 - 1])
+        await super().start()
+
+    async def stop(self) -> None:
+        await super().stop()
+        for presence in self.presences:
+            await presence.stop()
+
+
+@pytest.fixture
+async def everywhere(pool: asyncpg.Pool, places: Places, tasks: Tasks) -> AsyncIterator[Everywhere]:
+    nodes = Everywhere(pool, places, tasks)
+    await nodes.start()
+    yield nodes
+    await nodes.stop()
+
+
+@pytest.fixture
+async def located(pool: asyncpg.Pool, places: Places, tasks: Tasks) -> AsyncIterator[Located]:
+    nodes = Located(pool, places, tasks)
+    await nodes.start()
+    yield nodes
+    await nodes.stop()
+
+
 @pytest.fixture
 async def nodes(dsn: str, tasks: Tasks) -> AsyncIterator[Nodes]:
     nodes = Nodes(dsn, tasks)
@@ -119,7 +152,7 @@ async def workers(tasks: Tasks) -> AsyncIterator[Workers]:
         await workers.stop()
 
 
-@pytest.fixture(params=["nodes", "workers"])
+@pytest.fixture(params=["nodes", "workers", "everywhere", "located"])
 def pair(request: pytest.FixtureRequest) -> Pair:
     made: Pair = request.getfixturevalue(request.param)
     return made
@@ -131,13 +164,15 @@ async def lone_line(tasks: Tasks) -> AsyncIterator[Line]:
         yield line
 
 
-@pytest.fixture(params=["memory", "postgres", "unix"])
+@pytest.fixture(params=["memory", "postgres", "unix", "kafka"])
 def lone(request: pytest.FixtureRequest, tasks: Tasks) -> tuple[Broker, Heard]:
     heard = Heard()
     if request.param == "memory":
         return MemoryBroker(), heard
     if request.param == "unix":
         return UnixBroker(line=request.getfixturevalue("lone_line"), listeners=heard.listeners), heard
+    if request.param == "kafka":
+        return kafka_broker("a.1", request.getfixturevalue("places"), None, heard.listeners, tasks), heard
     dsn = request.getfixturevalue("dsn")
     return PostgresBroker(dsn=dsn, node="a.1", listeners=heard.listeners, spawn=tasks), heard
 
@@ -145,8 +180,8 @@ def lone(request: pytest.FixtureRequest, tasks: Tasks) -> tuple[Broker, Heard]:
 async def test_a_node_does_not_hear_itself(lone: tuple[Broker, Heard]) -> None:
     broker, heard = lone
     await broker.start()
-    broker.announce_heads([(7, 4)])
-    broker.announce_heads([(user, 1) for user in range(2 * HEADS_MAX)])
+    broker.announce_events(told([(7, 4)]))
+    broker.announce_events(told((user, 1) for user in range(2 * HEADS_MAX)))
     broker.publish_topic("live:a", b"{}")
     broker.publish_topic("live:a", b'"%s"' % (b"x" * 9_000))
     broker.publish_users([7, 8], b"{}")
@@ -160,19 +195,19 @@ async def test_a_node_does_not_hear_itself(lone: tuple[Broker, Heard]) -> None:
 
 async def test_announcing_before_start_or_after_stop_does_no_harm(lone: tuple[Broker, Heard]) -> None:
     broker, _ = lone
-    broker.announce_heads([(7, 4)])
+    broker.announce_events(told([(7, 4)]))
     await broker.start()
     await broker.stop()
-    broker.announce_heads([(7, 5)])
+    broker.announce_events(told([(7, 5)]))
 
 
 async def test_others_hear_everything(pair: Pair) -> None:
-    pair.a.announce_heads([(7, 4), (8, 1)])
-    pair.a.announce_heads([(7, 5)])
+    pair.a.announce_events(told([(7, 4), (8, 1)]))
+    pair.a.announce_events(told([(7, 5)]))
     pair.a.announce_replaced(7, "phöne", 12)
     pair.a.publish_topic("live:a", '{"data":"ä"}'.encode())
     await until(lambda: pair.heard_b.topics)
-    assert sorted(pair.heard_b.heads) == [(7, 5), (8, 1)]
+    assert pair.heard_b.reached == {7: 5, 8: 1}
     assert pair.heard_b.replaced == [(7, "phöne", 12)]
     assert pair.heard_b.topics == [("live:a", '{"data":"ä"}'.encode())]
     assert pair.heard_b.compares == 0
@@ -186,11 +221,12 @@ async def test_equal_topic_messages_are_two(pair: Pair) -> None:
 
 
 async def test_many_heads_are_told_as_a_comparison(pair: Pair) -> None:
-    pair.a.announce_heads([(user, 1) for user in range(pair.heads_max)])
-    await until(lambda: len(pair.heard_b.heads) == pair.heads_max)
-    pair.a.announce_heads([(user, 1) for user in range(pair.heads_max + 1)])
+    await pair.connect(range(pair.heads_max + 1))
+    pair.a.announce_events(told((user, 1) for user in range(pair.heads_max)))
+    await until(lambda: len(pair.heard_b.heads) + len(pair.heard_b.events) == pair.heads_max)
+    pair.a.announce_events(told((user, 1) for user in range(pair.heads_max + 1)))
     await until(lambda: pair.heard_b.compares == 1)
-    assert len(pair.heard_b.heads) == pair.heads_max
+    assert len(pair.heard_b.heads) + len(pair.heard_b.events) == pair.heads_max
 
 
 async def test_a_big_topic_message_goes_through_the_table_and_is_trimmed(
@@ -235,6 +271,7 @@ async def test_an_event_for_very_many_or_a_very_big_one_goes_through_the_table(
 
 async def test_big_events_and_those_for_very_many_arrive(pair: Pair) -> None:
     many = [2**53 - number for number in range(1, 10_001)]
+    await pair.connect(many)
     big = '"{}"'.format("ä" * 30_000).encode()
     pair.a.publish_users(many, b"{}")
     pair.a.publish_users([7], big)
@@ -246,22 +283,22 @@ async def test_big_events_and_those_for_very_many_arrive(pair: Pair) -> None:
 
 async def test_nothing_is_heard_after_stop(pair: Pair) -> None:
     await pair.b.stop()
-    pair.a.announce_heads([(7, 4)])
+    pair.a.announce_events(told([(7, 4)]))
     pair.a.publish_topic("live:a", b"{}")
     await pair.a.stop()
     await asyncio.sleep(0.05)
-    assert (pair.heard_b.heads, pair.heard_b.topics) == ([], [])
+    assert (pair.heard_b.reached, pair.heard_b.topics) == ({}, [])
 
 
 async def test_stop_sends_what_is_gathered(pair: Pair) -> None:
-    pair.a.announce_heads([(7, 4)])
+    pair.a.announce_events(told([(7, 4)]))
     await pair.a.stop()
-    await until(lambda: pair.heard_b.heads == [(7, 4)])
+    await until(lambda: pair.heard_b.reached == {7: 4})
 
 
 async def test_foreign_notices_on_the_channel_are_ignored(nodes: Nodes, conn: asyncpg.Connection) -> None:
     await conn.execute("SELECT pg_notify($1, 'hello')", broker_postgres.CHANNEL)
-    nodes.a.announce_heads([(7, 4)])
+    nodes.a.announce_events(told([(7, 4)]))
     await until(lambda: nodes.heard_b.heads)
 
 
@@ -279,18 +316,18 @@ async def test_a_terminated_listening_connection_comes_back_and_asks_for_a_compa
 ) -> None:
     await terminate(conn, "applause listen")
     await until(lambda: nodes.heard_a.compares == nodes.heard_b.compares == 1)
-    nodes.a.announce_heads([(7, 4)])
+    nodes.a.announce_events(told([(7, 4)]))
     nodes.a.publish_topic("live:a", b'"%s"' % (b"x" * 9_000))
     await until(lambda: nodes.heard_b.heads == [(7, 4)] and nodes.heard_b.topics)
 
 
 async def test_a_terminated_talking_connection_has_the_others_compare(nodes: Nodes, conn: asyncpg.Connection) -> None:
-    nodes.a.announce_heads([(1, 1)])
+    nodes.a.announce_events(told([(1, 1)]))
     await until(lambda: nodes.heard_b.heads)
     await terminate(conn, "applause talk")
-    nodes.a.announce_heads([(7, 4)])
+    nodes.a.announce_events(told([(7, 4)]))
     await until(lambda: nodes.heard_b.compares == 1 or (7, 4) in nodes.heard_b.heads)
-    nodes.a.announce_heads([(8, 4)])
+    nodes.a.announce_events(told([(8, 4)]))
     await until(lambda: (8, 4) in nodes.heard_b.heads)
 
 
@@ -325,7 +362,7 @@ async def test_a_listening_connection_that_died_silently_is_found_by_the_ping(
     broker = PostgresBroker(dsn=nodes.a._dsn, node="c.1", listeners=heard.listeners, spawn=tasks)
     await broker.start()
     await until(lambda: heard.compares == 1)
-    nodes.a.announce_heads([(7, 4)])
+    nodes.a.announce_events(told([(7, 4)]))
     await until(lambda: heard.heads == [(7, 4)])
     await broker.stop()
 
@@ -358,7 +395,7 @@ async def test_a_worker_that_reads_too_slowly_costs_the_others_nothing_and_compa
     await line.open(slow)
     await until(lambda: late.compares > 2)  # the others' starts, and the gap
     assert 0 < len(late.topics) < 300
-    broker.announce_heads([(7, 4)])
+    broker.announce_events(told([(7, 4)]))
     await until(lambda: late.heads == [(7, 4)])
     for each in (broker, other, awake):
         await each.stop()

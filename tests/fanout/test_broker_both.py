@@ -13,8 +13,7 @@ from fanout.broker_postgres import CHANNEL, PostgresBroker
 from fanout.broker_unix import UnixBroker
 from fanout.line import Line
 from tests.fanout.lines import lines
-from tests.fanout.sinks import Tasks
-from tests.fanout.test_broker import Heard, until
+from tests.fanout.sinks import Heard, Tasks, told, until
 
 
 @pytest.fixture
@@ -57,7 +56,7 @@ async def test_siblings_alone_hear_each_other_near_and_nothing_goes_far(
         machine = Machine(dsn, "here", made, tasks)
         for broker in machine.brokers:
             await broker.start()
-        machine.brokers[0].announce_heads([(7, 4)])
+        machine.brokers[0].announce_events(told([(7, 4)]))
         machine.brokers[0].publish_topic("live:a", b"{}")
         machine.brokers[0].publish_users([7], b"{}")
         machine.brokers[0].announce_replaced(7, "phone", 2)

@@ -1,12 +1,13 @@
 from __future__ import annotations
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from fanout import notices
 from fanout.broker import Listeners
-from fanout.notices import Compare, Gathered, Heads, Large, Replaced, Topic, Users, Wording, tell
+from fanout.notices import Compare, Events, Gathered, Heads, Large, Replaced, Topic, Users, Wording, tell
 
 MAX_ID = 2**53 - 1
 
@@ -99,6 +100,7 @@ def test_each_listener_is_told_what_is_for_it() -> None:
     heard: list[tuple[object, ...]] = []
     listeners = Listeners(
         on_heads=lambda heads: heard.append(("heads", heads)),
+        on_events=lambda events: heard.append(("events", events)),
         on_compare=lambda: heard.append(("compare",)),
         on_topic=lambda topic, envelope: heard.append((topic, envelope)),
         on_users=lambda user_ids, envelope: heard.append((user_ids, envelope)),
@@ -110,11 +112,12 @@ def test_each_listener_is_told_what_is_for_it() -> None:
     gathered.add_topic("live:a", '{"data":"ä"}'.encode())
     gathered.add_users([7, 8], b'{"data":1}')
     gathered.add_replaced(7, "phone", 12)
-    for notice in [Compare(), *gathered.notices()]:
+    events = Events([(7, 5, msgspec.Raw(b'{"seq":5}'))])
+    for notice in [Compare(), events, *gathered.notices()]:
         read = b.read(a.write(notice))
         assert read is not None
         tell(read, listeners)
     assert heard == [
-        ("compare",), ("heads", [(7, 4)]), (7, "phone", 12), ("live:a", '{"data":"ä"}'.encode()),
-        ([7, 8], b'{"data":1}'),
+        ("compare",), ("events", [(7, 5, b'{"seq":5}')]), ("heads", [(7, 4)]), (7, "phone", 12),
+        ("live:a", '{"data":"ä"}'.encode()), ([7, 8], b'{"data":1}'),
     ]  # fmt: skip

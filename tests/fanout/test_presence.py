@@ -1,4 +1,5 @@
-"""The contract of presence, over all of them, and what PostgreSQL's and workers' must survive."""
+"""The contract of presence, over all of them, and what PostgreSQL's and workers' must survive. Redis': see
+test_presence_redis.py."""
 
 from __future__ import annotations
 
@@ -13,6 +14,7 @@ from fanout.line import PARENT, Line, Unreachable
 from fanout.presence import MemoryPresence, Presence
 from fanout.presence_postgres import PostgresPresence
 from fanout.presence_unix import PresenceDesk, UnixPresence
+from tests.fanout.cluster import presence_of
 from tests.fanout.lines import opened
 from tests.fanout.sinks import Tasks
 
@@ -72,14 +74,17 @@ async def lone_worker(workers: Workers) -> UnixPresence:
     return await workers.worker(0)
 
 
-@pytest.fixture(params=["memory", "postgres", "unix"])
+@pytest.fixture(params=["memory", "postgres", "unix", "redis"])
 def made(request: pytest.FixtureRequest, tasks: Tasks) -> Presence:
     if request.param == "memory":
         return MemoryPresence()
     if request.param == "unix":
         worker: UnixPresence = request.getfixturevalue("lone_worker")
         return worker
-    return PostgresPresence(pool=request.getfixturevalue("pool"), node="a.1", spawn=tasks)
+    pool = request.getfixturevalue("pool")
+    if request.param == "redis":
+        return presence_of("a.1", pool, request.getfixturevalue("redis_places"), tasks)
+    return PostgresPresence(pool=pool, node="a.1", spawn=tasks)
 
 
 @pytest.fixture

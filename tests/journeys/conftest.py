@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
+from pathlib import Path
 
 import pytest
 
@@ -33,6 +35,20 @@ def hasty(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Gateway]:
     yield gateway
     gateway.stop()
     assert "Traceback" not in gateway.log, gateway.log[-4000:]
+
+
+@pytest.fixture(params=["postgres", "kafka"])
+def bus(request: pytest.FixtureRequest, tmp_path: Path) -> dict[str, object]:
+    """How nodes talk, as settings of theirs: through the database, or through the run's Kafka and Valkey."""
+    if request.param == "postgres":
+        return {}
+    return through_kafka(request.getfixturevalue("kafka"), request.getfixturevalue("valkey"), tmp_path)
+
+
+def through_kafka(kafka: str, valkey: str, folder: Path) -> dict[str, object]:
+    """The settings of a cluster of this folder's own."""
+    prefix = re.sub(r"[^A-Za-z0-9]", "-", str(folder))[-80:]
+    return {"KAFKA__BOOTSTRAP_SERVERS": kafka, "REDIS__URL": valkey, "KAFKA__PREFIX": prefix}
 
 
 @pytest.fixture

@@ -196,8 +196,10 @@ async def _until_known(nodes: Pair, far: Client) -> None:
             await asyncio.sleep(0.1)
 
 
-async def test_events_reach_connections_on_every_node(dsn: str, conn: asyncpg.Connection, tmp_path: Path) -> None:
-    async with pair(dsn, tmp_path) as nodes:
+async def test_events_reach_connections_on_every_node(
+    dsn: str, conn: asyncpg.Connection, tmp_path: Path, bus: dict[str, object]
+) -> None:
+    async with pair(dsn, tmp_path, **bus) as nodes:
         near, far = await nodes.phone(7), await nodes.phone(7, node=1)
         other = await nodes.phone(8, node=1, deviceId="tablet")
         assert (await _publish(nodes, 7, 8, type="durable")).body == {"accepted": 2, "skipped": 0}

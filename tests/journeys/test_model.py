@@ -67,11 +67,13 @@ class World:
             return body if response.status == 200 else {"ok": False, "error": body, "replayed": body.get("replayed")}
 
 
-@pytest.mark.parametrize("seed", [1, 2, 3])
-async def test_everything_equals_a_naive_model(dsn: str, conn: asyncpg.Connection, tmp_path: Path, seed: int) -> None:
+@pytest.mark.parametrize(("seed", "bus"), [(1, "postgres"), (2, "kafka"), (3, "postgres")], indirect=["bus"])
+async def test_everything_equals_a_naive_model(
+    dsn: str, conn: asyncpg.Connection, tmp_path: Path, seed: int, bus: dict[str, object]
+) -> None:
     chance = random.Random(seed)
     model = Model(people(), {"v1": CREATORS[0], "v2": CREATORS[0], "v3": CREATORS[1]}, {"rose": 150, "car": 99_999})
-    async with world(dsn, tmp_path, model) as stage:
+    async with world(dsn, tmp_path, model, bus) as stage:
         history: list[tuple[int, str, dict[str, Any], dict[str, Any]]] = []
         for step in range(STEPS):
             if history and chance.random() < AGAIN:
@@ -160,9 +162,9 @@ def comparable(answer: dict[str, Any]) -> dict[str, Any]:
 
 
 @asynccontextmanager
-async def world(dsn: str, folder: Path, model: Model) -> AsyncIterator[World]:
+async def world(dsn: str, folder: Path, model: Model, bus: dict[str, object]) -> AsyncIterator[World]:
     async with AsyncExitStack() as stack:
-        nodes = await stack.enter_async_context(cluster(dsn, folder, LIMITS__ACTIONS_PER_SECOND=10_000))
+        nodes = await stack.enter_async_context(cluster(dsn, folder, LIMITS__ACTIONS_PER_SECOND=10_000, **bus))
         stage = World(nodes, await stack.enter_async_context(aiohttp.ClientSession()))
         for user, person in model.people.items():
             fields = {"username": f"user_{user}", "status": "suspended" if person.suspended else "active"}

@@ -28,9 +28,11 @@ PACE_S: Final = 1.1  # of thinking between two actions at most, so that the load
 PATIENCE_S: Final = 20.0
 
 
-async def test_a_race_over_two_nodes_of_which_one_freezes(dsn: str, conn: asyncpg.Connection, tmp_path: Path) -> None:
+async def test_a_race_over_two_nodes_of_which_one_freezes(
+    dsn: str, conn: asyncpg.Connection, tmp_path: Path, bus: dict[str, object]
+) -> None:
     await seed(conn, fans=FANS)
-    async with cluster(dsn, tmp_path) as nodes, crowd(nodes) as (fans, seconds, creators):
+    async with cluster(dsn, tmp_path, **bus) as nodes, crowd(nodes) as (fans, seconds, creators):
         acting = [asyncio.create_task(live(random.Random(fan.user_id), fan, seconds.get(fan.user_id))) for fan in fans]
         await asyncio.sleep(FREEZE_AFTER_S)
         nodes[0].freeze()

@@ -381,9 +381,11 @@ async def test_kill_9_of_the_parent_leaves_no_orphan_and_the_port_free(tmp_path:
 # -- with other machines' nodes --------------------------------------------------------------------------------------
 
 
-async def test_workers_and_nodes_elsewhere_hear_each_other_once(dsn: str, tmp_path: Path) -> None:
+async def test_workers_and_nodes_elsewhere_hear_each_other_once(
+    dsn: str, tmp_path: Path, bus: dict[str, object]
+) -> None:
     """Two parents on one database, as on two machines."""
-    async with pair(dsn, tmp_path, SERVER__WORKERS=2) as made:
+    async with pair(dsn, tmp_path, SERVER__WORKERS=2, **bus) as made:
         phones = [
             await phone_on(worker, lambda node=node, user=user: made.phone(user, node))
             for user, (node, worker) in enumerate(itertools.product((0, 1), (0, 1)), start=1)

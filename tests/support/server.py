@@ -165,7 +165,8 @@ class Gateway:
 
 def own_environment() -> dict[str, str]:
     """Ours without what would lead a server to another database or other settings."""
-    return {name: value for name, value in os.environ.items() if name != "DATABASE_URL" and "APPLAUSE_" not in name}
+    foreign = {"DATABASE_URL", "REDIS_URL", "KAFKA_BOOTSTRAP_SERVERS"}
+    return {name: value for name, value in os.environ.items() if name not in foreign and "APPLAUSE_" not in name}
 
 
 @asynccontextmanager
