@@ -26,6 +26,14 @@ _SUCCESS: Final = ord("t")  # of {"ok":true
 _CODE: Final = b'"code":"'
 
 
+def code_of(ack: bytes) -> str | None:
+    """The code of a refusal, as it goes to the caller; None of a success."""
+    if ack[6] == _SUCCESS:
+        return None
+    begin = ack.find(_CODE) + len(_CODE)
+    return ack[begin : ack.find(b'"', begin)].decode("ascii", "replace")
+
+
 class Histogram:
     """How many values were at most each bound (or above them all: the last count), and their sum."""
 
@@ -53,11 +61,11 @@ class Acks:
 
     def count(self, event: str, ack: bytes) -> None:
         """A whole acknowledgement as it goes to the caller."""
-        if ack[6] == _SUCCESS:
+        code = code_of(ack)
+        if code is None:
             self.done[event] += 1
         else:
-            begin = ack.find(_CODE) + len(_CODE)
-            self.refuse(event, ack[begin : ack.find(b'"', begin)].decode("ascii", "replace"))
+            self.refuse(event, code)
 
     def refuse(self, event: str | None, code: str) -> None:
         """A refusal; `event` is None, or unknown, where there is no such event."""
@@ -69,7 +77,7 @@ class LaneCounts:
     """What the lane did. Phases are seconds; the rest are deeds, batches or times that something happened."""
 
     __slots__ = (
-        "_at", "_began", "batch_size", "batch_time", "expired", "failed", "halved", "late", "lock_timeouts",
+        "_at", "_began", "batch_size", "batch_time", "expired", "failed", "given_up", "halved", "late", "lock_timeouts",
         "lost", "phases", "replays", "retries", "waits",
     )  # fmt: skip
 
@@ -82,6 +90,7 @@ class LaneCounts:
         self.expired = 0  # waited too long, and answered `unavailable`
         self.late = 0  # carried out, and answered after their time
         self.failed = 0  # answered `internal`
+        self.given_up = 0  # records whose partition somebody else takes in
         self.lock_timeouts = 0
         self.retries = 0
         self.halved = 0

@@ -17,10 +17,12 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 import structlog
 
 from gateway.counts import LaneCounts, Throttle
-from handlers.deed import Answer, BatchResult, Deed, Delivered
+from gateway.intake.places import take_steps
+from handlers.deed import GIVEN_UP, Answer, BatchResult, Deed, Delivered
 from handlers.errors import Refusal, refusal_ack
 from storage import heads
 from storage.db import is_connection_lost, is_lock_timeout, is_retryable
+from storage.ingress import Overtaken
 
 if TYPE_CHECKING:
     from asyncpg import Connection
@@ -94,6 +96,17 @@ class Lane:
         self._wake.set()
         self._idle.clear()
 
+    def withdraw(self, order_key: object) -> None:
+        """Give up what waits of one of Kafka's partitions. What is being carried out goes on."""
+        kept: deque[Deed] = deque()
+        given_up: list[Deed] = []
+        for deed in self._queue:
+            (given_up if deed.order_key is order_key else kept).append(deed)
+        self._queue = kept
+        self._give_up(given_up)
+        if not self.depth:
+            self._wake.set()  # an empty batch, after which nothing waits any more
+
     @property
     def depth(self) -> int:
         """Deeds waiting or running."""
@@ -124,7 +137,7 @@ class Lane:
     async def _run_batch(self) -> None:
         self._expire()  # here too: a deed that is put back each time is hardly ever seen waiting
         self._running = self._next_batch()
-        keys = [deed.order_key for deed in self._running if deed.order_key is not None]
+        keys = [deed.order_key for deed in self._running if deed.order_key is not None and deed.place is None]
         for key in keys:
             self._orders.hold(key)
         try:
@@ -157,6 +170,11 @@ class Lane:
         is found, so that the others don't suffer."""
         try:
             result = await self._transact(deeds, skip_locked=skip_locked)
+        except Overtaken as overtaken:
+            lost = [deed for deed in deeds if deed.place and deed.place[:2] in overtaken.partitions]
+            self._give_up(lost)
+            if len(lost) < len(deeds):
+                await self._carry_out([deed for deed in deeds if _is_unanswered(deed)], skip_locked=skip_locked)
         except Exception as error:
             if is_connection_lost(error):
                 raise
@@ -180,8 +198,9 @@ class Lane:
             await self._finish(result)
 
     async def _transact(self, deeds: list[Deed], *, skip_locked: bool) -> BatchResult:
-        due = min(deed.received_at for deed in deeds) + self._limits.deadline_s
-        async with asyncio.timeout_at(max(due, asyncio.get_running_loop().time() + _LEAST_TIME_S)):
+        now = asyncio.get_running_loop().time()
+        due = min((deed.received_at for deed in deeds if deed.place is None), default=now) + self._limits.deadline_s
+        async with asyncio.timeout_at(max(due, now + _LEAST_TIME_S)):
             conn = await self._session()
             self.counts.begin()
             parts = [Part(handler, part, await handler.resolve(conn, part)) for handler, part in self._by_domain(deeds)]
@@ -192,6 +211,7 @@ class Lane:
                 locked = await heads.lock(conn, concerned, skip_locked=skip_locked) if concerned else {}
                 self.counts.lap("lock")
                 result = await _run_in_turn(conn, parts, locked)
+                await take_steps(conn, result.answers)
                 self.counts.lap("run")
             except Exception as error:
                 if not is_connection_lost(error):
@@ -239,7 +259,7 @@ class Lane:
     def _note(self, answers: Sequence[Answer]) -> None:
         """Count what was answered, and name the slowest where it took long: one line, for others may have too."""
         now = asyncio.get_running_loop().time()
-        answered = [deed for deed, outcome in answers if outcome is not None]
+        answered = [deed for deed, outcome in answers if outcome is not None and deed.place is None]
         for deed in answered:
             self.counts.waits.observe(now - deed.received_at)
             self.counts.replays += deed.is_replay
@@ -259,6 +279,14 @@ class Lane:
         self.counts.failed += 1
         log.error("deed_failed", **_named(deed), error=type(error).__name__, sqlstate=getattr(error, "sqlstate", None))
         _answer(deed, Refusal("internal", "This action can't be carried out."))
+
+    def _give_up(self, deeds: Sequence[Deed]) -> None:
+        """Somebody else takes their records in. What they may have stored all the same has to be looked for."""
+        self.counts.given_up += len(deeds)
+        for deed in deeds:
+            _answer(deed, GIVEN_UP)
+        if any(deed.attempted for deed in deeds):
+            self._catch_up()
 
     def _put_back(self) -> None:
         """What the batch left unanswered goes to the front of the queue, in its order."""
@@ -301,7 +329,7 @@ class Lane:
         """Answer what has waited too long, wherever it stands: receipt times need not rise along the
         queue, for a deed may have waited on its connection before."""
         limit = asyncio.get_running_loop().time() - self._limits.deadline_s
-        late = [deed for deed in self._queue if deed.received_at <= limit]
+        late = [deed for deed in self._queue if deed.received_at <= limit and deed.place is None]
         before = {deed.order_key for deed in self._running if deed.order_key is not None and _is_unanswered(deed)}
         expired = [deed for deed in late if deed.order_key not in before]  # the others after those of their connection
         if expired:

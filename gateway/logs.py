@@ -50,6 +50,11 @@ EVENTS: Final = {
     "http_slow": "the same of a request; one line in five seconds at most, of each kind",
     "http_unavailable": "a request was answered `unavailable`",
     "http_fault": "a request was answered `internal`: a fault of ours",
+    # Kafka
+    "service.begins_again": "what stands on Kafka has failed, and begins again after a pause",
+    "intake_paused": "a partition does not go on: its dead letters are not acknowledged, or Kafka lacks its offset",
+    "intake_goes_on": "and now it does",
+    "record_failed": "a record of the directory became a dead letter: a fault of ours",
     # keys and rights
     "jwks_failed": "the token issuer's keys could not be fetched; those known are used on",
     "jwks_recovered": "and now they could",

@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from fanout.hub import Hub
     from fanout.presence import Presence
     from fanout.publisher import Publisher
+    from gateway.intake.counts import IntakeCounts
     from gateway.lane import Lane
     from gateway.socket.door import SocketDoor
     from gateway.vitals import Vitals
@@ -150,7 +151,44 @@ def of_lane(lane: Lane) -> Reading:
         yield _counter("replays", "Actions answered with their kept outcome.", counts.replays)
         yield _counter("actions_expired", "Actions that waited too long and were answered unavailable.", counts.expired)
         yield _counter("actions_late", "Actions carried out whose answer came after its time.", counts.late)
+        yield _counter(
+            "records_given_up",
+            "Records of Kafka's that somebody else takes in: nothing of them was stored.",
+            counts.given_up,
+        )
         yield _counter("actions_failed", "Actions answered internal: a fault of ours.", counts.failed)
+
+    return read
+
+
+def of_intake(counts: IntakeCounts) -> Reading:
+    """Kafka's records. Only where this node takes part."""
+
+    def read() -> Iterator[Metric]:
+        records = CounterMetricFamily(
+            f"{NAMESPACE}_intake_records",
+            "Records taken in, by topic and outcome: ok, repeated, dead_letter, or the code of a refusal.",
+            labels=["topic", "outcome"],
+        )
+        for labels, number in sorted(counts.records.items()):
+            records.add_metric(list(labels), number)
+        yield records
+        yield _gauge("intake_partitions", "Partitions that this node takes in.", counts.partitions, "topic")
+        yield _gauge("intake_lag_records", "Records of these that still wait in Kafka.", counts.lag, "topic")
+        paused = GaugeMetricFamily(
+            f"{NAMESPACE}_intake_paused_partitions",
+            "Partitions that do not go on, by reason: dead_letters or offset_out_of_range. Somebody has to look.",
+            labels=["topic", "reason"],
+        )
+        for labels, number in sorted(counts.paused.items()):
+            paused.add_metric(list(labels), number)
+        yield paused
+        yield _counter("intake_sends", "Records that Kafka has acknowledged.", counts.sent, "topic")
+        yield _counter(
+            "intake_send_failures", "Records that it has not: they are sent again.", counts.failed_sends, "topic"
+        )
+        yield _counter("intake_lives", "Times that this node has begun to take part.", counts.lives)
+        yield _counter("intake_begun_again", "Times that a partition went back to what is stored.", counts.begun_again)
 
     return read
 

@@ -53,6 +53,7 @@ FOR_BACKENDS: Final[dict[str, type[msgspec.Struct]]] = {
     "wallet:deduct": DeductionRequest,
     "wallet:correct": CorrectionRequest,
 }
+AWARD: Final = "wallet:award"  # over Kafka alone
 PATHS_FOR_BACKENDS: Final = {
     "/v1/wallet/deductions": "wallet:deduct",
     "/v1/wallet/corrections": "wallet:correct",

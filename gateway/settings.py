@@ -79,6 +79,15 @@ class Kafka(_Section, frozen=True):
     fanout_partitions: Annotated[int, msgspec.Meta(ge=1, le=1_000)] = 8
 
 
+class Intake(_Section, frozen=True):
+    """What other backends write to Kafka."""
+
+    enabled: bool = True  # whether this node takes part; without kafka.bootstrap_servers none does
+    partitions: Annotated[int, msgspec.Meta(ge=1, le=1_000)] = 8  # of each topic, where it has to be created
+    in_flight: Count = 1_000  # records, or their recipients, that are in the lane at once: two of its batches
+    session_timeout_s: Annotated[float, msgspec.Meta(ge=1, le=300)] = 10  # then the others take a silent node's work
+
+
 class Auth(_Section, frozen=True):
     secret: str = ""  # of HS256; empty: generated in data_dir, where the database is our own too
     previous_secret: str = ""  # accepted beside it while that is being replaced; nothing is signed with it
@@ -173,6 +182,7 @@ class Settings(_Section, frozen=True):
     database: Database = Database()
     redis: Redis = Redis()
     kafka: Kafka = Kafka()
+    intake: Intake = Intake()
     auth: Auth = Auth()
     users: Users = Users()
     socket: Socket = Socket()

@@ -3,22 +3,32 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Coroutine
+import time
+from collections.abc import Callable, Coroutine
 from typing import Any, Final
 
 import structlog
 
+from fanout.tasks import Backoff
+
 STOP_PATIENCE_S: Final = 5.0
+FIRST_PAUSE_S: Final = 0.2
+LONGEST_PAUSE_S: Final = 15.0
 
 
 class ServiceDied(Exception):
     """A service ended though nobody asked it to. Its cause, if it raised, is `__cause__`."""
 
     def __init__(self, name: str, error: BaseException | None) -> None:
-        reason = f"{type(error).__name__}: {error}" if error else "it returned"
-        super().__init__(f"the service {name} ended by itself: {reason}")
+        super().__init__(f"the service {name} ended by itself: {_reason(error)}")
         self.name = name
         self.__cause__ = error
+
+
+def _reason(error: BaseException | None) -> str:
+    if isinstance(error, BaseExceptionGroup):  # of tasks that failed together: the first says why
+        return _reason(error.exceptions[0])
+    return f"{type(error).__name__}: {error}" if error else "it returned"
 
 
 class Supervisor:
@@ -37,6 +47,26 @@ class Supervisor:
         self._services.append(task)
         task.add_done_callback(self._service_ended)
         return task
+
+    def keep(self, name: str, live: Callable[[], Coroutine[Any, Any, None]]) -> asyncio.Task[Any]:
+        """Run what is begun again whenever it ends or fails, after pauses that grow: for what stands on somebody else's
+        being there, so that their absence does not end the process."""
+        return self.start(name, self._live_again(name, live))
+
+    async def _live_again(self, name: str, live: Callable[[], Coroutine[Any, Any, None]]) -> None:
+        backoff = Backoff(first=FIRST_PAUSE_S, most=LONGEST_PAUSE_S)
+        while True:
+            began_at = time.monotonic()
+            error: Exception | None = None
+            try:
+                await live()
+            except Exception as failure:
+                error = failure
+            if time.monotonic() - began_at > LONGEST_PAUSE_S:
+                backoff.reset()
+            pause_s = backoff.next()
+            self._log.warning("service.begins_again", service=name, error=_reason(error), pause_s=round(pause_s, 1))
+            await asyncio.sleep(pause_s)
 
     def spawn(self, work: Coroutine[Any, Any, Any], *, name: str | None = None) -> asyncio.Task[Any]:
         """Run something that ends by itself. Nobody has to await it: a failure is logged."""

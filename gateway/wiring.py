@@ -7,7 +7,7 @@ import math
 import secrets
 from contextlib import AsyncExitStack
 from functools import partial
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import asyncpg
 import structlog
@@ -41,7 +41,7 @@ from gateway.lane import Lane
 from gateway.limits import TokenBuckets
 from gateway.names import new_name
 from gateway.proxies import Proxies
-from gateway.routes import ENGAGEMENT, FOR_BACKENDS, PROFILE, PUBLISH, SPENDING, UPLOADS, Visits, routes
+from gateway.routes import AWARD, ENGAGEMENT, FOR_BACKENDS, PROFILE, PUBLISH, SPENDING, UPLOADS, Visits, routes
 from gateway.settings import Settings
 from gateway.socket.app import ClientApp
 from gateway.socket.arrivals import Arrivals, Departures
@@ -61,6 +61,7 @@ from handlers.catalogue.current import CurrentAwards
 from handlers.catalogue.handler import CatalogueHandler
 from handlers.directory.bulk import BulkHandler
 from handlers.directory.handler import DirectoryHandler
+from handlers.directory.records import RecordsHandler
 from handlers.engagement.comments import CommentPages
 from handlers.engagement.handler import EngagementHandler
 from handlers.engagement.settler import Settler
@@ -81,6 +82,9 @@ from storage import requests
 from storage.db import BY_INDEX, connect_lane, create_pool
 from storage.migrate import pending
 from storage.pool import session
+
+if TYPE_CHECKING:
+    from gateway.intake.door import IntakeDoor
 
 log = structlog.get_logger()
 
@@ -118,6 +122,7 @@ class Node:
         self._vitals: Vitals
         self._retention: Retention
         self._dispatch: Dispatch
+        self._intake: IntakeDoor | None = None
 
     async def start(self, stack: AsyncExitStack, *, demo: bool) -> None:
         """Open the pool, join the other nodes, start the services and listen."""
@@ -140,6 +145,7 @@ class Node:
         self._totals = LiveTotals(pool=self._pool, topics=self._hub.topics, publish=self._delivery.publish_topic)
         await self._join_others(stack)
         self._start_lane()
+        self._start_intake()
         self._start_clock()
         self._start_inbox_clock()
         authenticator = await self._start_authenticator()
@@ -210,7 +216,7 @@ class Node:
                 **dict.fromkeys(ENGAGEMENT, engagement),
                 **dict.fromkeys(UPLOADS, UploadHandler(awards=lambda: self._awards.in_force)),
                 **dict.fromkeys(PROFILE, profile),
-                **dict.fromkeys((*SPENDING, *FOR_BACKENDS), spending),
+                **dict.fromkeys((*SPENDING, *FOR_BACKENDS, AWARD), spending),
                 PUBLISH: EventsHandler(publisher=self._publisher, wake_applier=self._apply.set),
             },
             connect=self._connect_lane,
@@ -224,6 +230,24 @@ class Node:
             log.warning("failpoints_armed", points=self._settings.failpoints)
             self._lane.failpoints = Failpoints(failpoints.parse(self._settings.failpoints))
         self._supervisor.start("lane", self._lane.run())
+
+    def _start_intake(self) -> None:
+        """Door 3, where there is a Kafka and this node takes part."""
+        servers = self._settings.kafka.bootstrap_servers
+        if not servers or not self._settings.intake.enabled:
+            return
+        from fanout.kafka import Kafka  # with what only a cluster needs
+        from gateway.intake.door import IntakeDoor
+
+        self._intake = IntakeDoor(
+            settings=self._settings,
+            kafka=Kafka(",".join(servers)),
+            pool=self._pool,
+            lane=self._lane,
+            directory=RecordsHandler(pool=self._pool, follows_count=self._follows_count),
+        )
+        self._supervisor.keep("intake", self._intake.run)
+        self._supervisor.keep("outcomes", self._intake.outbox.run)
 
     def _start_clock(self) -> None:
         clock = Clock(
@@ -329,8 +353,10 @@ class Node:
         return self._settings.log.slow_action_ms / 1000 or math.inf
 
     def _metrics(self, socket_door: SocketDoor, http_counts: HttpCounts) -> CollectorRegistry:
+        intake = [] if self._intake is None else [metrics.of_intake(self._intake.counts)]
         return metrics.registry(
             [
+                *intake,
                 metrics.of_socket(socket_door, self._hub),
                 metrics.of_acks({"socket": self._dispatch.on_socket, "http": self._dispatch.on_http}),
                 metrics.of_http(http_counts),
@@ -423,6 +449,8 @@ class Node:
         log.info("draining", connections=len(self._hub))
         try:
             async with asyncio.timeout(self._settings.drain.timeout_s):
+                if self._intake is not None:
+                    await self._intake.leave()
                 await self._lane.drained()
         except TimeoutError:
             log.warning("drain_gave_up", waiting=self._lane.depth)

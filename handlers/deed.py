@@ -21,13 +21,29 @@ _CANONICAL = msgspec.json.Encoder(order="sorted")
 _NAMESPACE: Final = uuid_utils.UUID("6f4d1a5e-c0a6-4f0c-9a3b-e2a1d7c0a9f1")  # any constant of ours (RFC 9562, 5.5)
 
 
+# In place of an acknowledgement: the deed was not carried out, since its record's partition is taken in elsewhere.
+GIVEN_UP: Final = b""
+
+
+class Place(NamedTuple):
+    """Where a deed's record stands in Kafka. In the deed's transaction the partition is moved from `before`, where it
+    must stand, to `after`; else the deed is given up."""
+
+    topic: str
+    partition: int
+    before: int
+    after: int
+    is_answered: bool  # its acknowledgement is sent to its source
+
+
 class Deed:
     """One action of one caller, whichever door it came through.
 
     `user_id` acts, or where a backend does (`subject`) is whom it is about (0: nobody in particular); request keys are
     the caller's own. `weight`: so many rows of others it takes as long as.
     `answer` is called exactly once, with the acknowledgement's JSON. `order_key` names what must keep its order: the
-    connection; None where nothing does.
+    connection, or Kafka's partition; None where nothing does. What has a `place` waits for as long as it takes, and may
+    be answered with GIVEN_UP.
     """
 
     __slots__ = (
@@ -38,6 +54,7 @@ class Deed:
         "fingerprint",
         "is_replay",
         "order_key",
+        "place",
         "received_at",
         "request",
         "subject",
@@ -57,9 +74,11 @@ class Deed:
         answer: Callable[[bytes], None],
         subject: str | None = None,
         weight: int = 1,
+        place: Place | None = None,
     ) -> None:
         self.user_id = user_id
         self.weight = weight
+        self.place = place
         self.subject = subject
         self.event = event
         self.request = request
@@ -87,6 +106,11 @@ def derived_id(origin: str) -> UUID:
     """The id of something that an action creates, from the name of its request key (UUIDv5), so that a
     retry can't make a second one."""
     return cast("UUID", uuid_utils.uuid5(_NAMESPACE, origin))
+
+
+def uuid_of(data: bytes) -> UUID:
+    """16 bytes as an id."""
+    return cast("UUID", uuid_utils.UUID(bytes=data))
 
 
 def fresh_id() -> UUID:

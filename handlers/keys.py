@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from datetime import datetime
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from handlers.caller import Caller
 from handlers.deed import Deed
@@ -106,9 +106,17 @@ class Outcomes:
         return outcome
 
 
+_AGAIN: Final = b',"replayed":true}'
+
+
 def replayed(outcome: bytes) -> bytes:
     """A kept acknowledgement as it is given again."""
-    return outcome[:-1] + b',"replayed":true}'
+    return outcome[:-1] + _AGAIN
+
+
+def first_given(acknowledgement: bytes) -> bytes:
+    """An acknowledgement as it was given first."""
+    return acknowledgement[: -len(_AGAIN)] + b"}" if acknowledgement.endswith(_AGAIN) else acknowledgement
 
 
 def _key(deed: Deed) -> Key:

@@ -13,6 +13,9 @@ MAX_USER_ID: Final = 2**53 - 1  # what JavaScript can hold exactly
 UserId = Annotated[int, msgspec.Meta(ge=1, le=MAX_USER_ID)]
 # Ids of videos, conversations, messages and items. NUL can't be stored in PostgreSQL's text.
 ItemId = Annotated[str, msgspec.Meta(min_length=1, max_length=64, pattern=r"^[^\x00]*\Z")]
+# What a backend calls itself, and its own id of an event, a command or a record of the directory.
+Source = Annotated[str, msgspec.Meta(min_length=1, max_length=255, pattern=r"^[^\x00]*\Z")]
+RecordId = Annotated[str, msgspec.Meta(min_length=1, max_length=128, pattern=r"^[^\x00]*\Z")]
 ActionId = Annotated[str, msgspec.Meta(pattern=r"^[A-Za-z0-9._:-]{8,64}\Z")]
 Text = Annotated[str, msgspec.Meta(pattern=r"^[^\x00]*\Z")]
 Currency = Annotated[str, msgspec.Meta(pattern=r"^[A-Z]{3,8}\Z")]

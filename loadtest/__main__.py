@@ -12,15 +12,18 @@ import typer
 import uvloop
 
 from loadtest.backend import RequestFailed
-from loadtest.bench import LOCAL, SCENARIOS, Bench, Sizes
+from loadtest.bench import ALL, LOCAL, SCENARIOS, Bench, Sizes
 from loadtest.crew import WorkerFailed
 from loadtest.page import as_page
 from loadtest.phone import PhoneFailed
 from loadtest.progress import Progress
 from loadtest.report import Report, as_json, as_table
-from loadtest.servers import Elsewhere, ServerFailed
+from loadtest.servers import Elsewhere, Kafka, ServerFailed
 
-Scenarios = Annotated[list[str] | None, typer.Argument(help=f"Some of: {', '.join(SCENARIOS)}. All by default.")]
+Scenarios = Annotated[
+    list[str] | None,
+    typer.Argument(help=f"Some of: {', '.join(ALL)}. By default all but intake, which needs Java for Kafka."),
+]
 
 
 def loadtest(
@@ -29,7 +32,9 @@ def loadtest(
     rounds: Annotated[int, typer.Option(help="Turns of each server.", min=1, max=9)] = 2,
     rate: Annotated[
         float | None,
-        typer.Option(help="Open loop: likes, hot, echo and mixed send so many a second, each when it is due.", min=1),
+        typer.Option(
+            help="Open loop: likes, hot, echo, mixed and intake send so many a second, each when it is due.", min=1
+        ),
     ] = None,
     processes: Annotated[int, typer.Option(help="Load processes.", min=1, max=64)] = 1,
     connections: Annotated[int, typer.Option(help="Of likes, hot, echo; people of mixed.", min=1, max=5_000)] = 200,
@@ -48,6 +53,8 @@ def loadtest(
     token_secret: Annotated[
         str, typer.Option(help="With --url: what its tokens are signed with.", envvar="APPLAUSE_AUTH__SECRET")
     ] = "",
+    kafka: Annotated[str, typer.Option(help="With --url, of intake: the Kafka that it reads, host:port.")] = "",
+    kafka_prefix: Annotated[str, typer.Option(help="And how its topics' names begin.")] = "applause",
     html: Annotated[Path | None, typer.Option(help="Write a report with plots there.")] = None,
     json: Annotated[Path | None, typer.Option(help="Write the report there; - for standard output.")] = None,
 ) -> None:
@@ -59,9 +66,11 @@ def loadtest(
     `applause loadtest compare` measures all peers in turns, `applause loadtest cluster` the way between nodes.
     """
     chosen = scenarios or [each for each in SCENARIOS if url is None or each not in LOCAL]
-    if unknown := set(chosen) - set(SCENARIOS):
-        raise typer.BadParameter(f"there is no {', '.join(sorted(unknown))}; there are {', '.join(SCENARIOS)}")
+    if unknown := set(chosen) - set(ALL):
+        raise typer.BadParameter(f"there is no {', '.join(sorted(unknown))}; there are {', '.join(ALL)}")
     elsewhere = _elsewhere(url, token_secret, chosen)
+    if "intake" in chosen and (url is None) != (not kafka):
+        raise typer.BadParameter("intake takes both of --url and --kafka, or none")
     sizes = Sizes(
         seconds,
         rounds,
@@ -77,7 +86,7 @@ def loadtest(
         patience,
         workers,
     )
-    report = _measured(sizes, chosen, peer, elsewhere)
+    report = _measured(sizes, chosen, peer, elsewhere, (kafka, kafka_prefix))
     if html is not None:
         html.write_text(as_page(report))
     if json is not None and str(json) == "-":
@@ -102,9 +111,12 @@ def _elsewhere(url: str | None, secret: str, chosen: list[str]) -> Elsewhere | N
         raise typer.BadParameter(str(error)) from None
 
 
-def _measured(sizes: Sizes, scenarios: list[str], peer: bool, elsewhere: Elsewhere | None) -> Report:
+def _measured(
+    sizes: Sizes, scenarios: list[str], peer: bool, elsewhere: Elsewhere | None, kafka: tuple[str, str]
+) -> Report:
     with tempfile.TemporaryDirectory(prefix="applause-loadtest-") as folder:
-        bench = Bench(sizes, Path(folder), peer=peer, progress=Progress(), elsewhere=elsewhere)
+        theirs = Kafka(Path(folder), servers=kafka[0], prefix=kafka[1]) if kafka[0] else None
+        bench = Bench(sizes, Path(folder), peer=peer, progress=Progress(), elsewhere=elsewhere, kafka=theirs)
         try:
             return uvloop.run(bench.run(scenarios))
         except* (ServerFailed, PhoneFailed, WorkerFailed, RequestFailed, OSError, TimeoutError) as group:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib.util
 import math
 import random
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Final, TypeVar
@@ -21,20 +21,24 @@ from loadtest.scenarios.crowd import run_connects, run_idle
 from loadtest.scenarios.echo import run_echo
 from loadtest.scenarios.fanout import run_fanout
 from loadtest.scenarios.growth import run_growth
+from loadtest.scenarios.intake import USERS as READERS
+from loadtest.scenarios.intake import run_intake
 from loadtest.scenarios.likes import VIDEOS, run_likes, seed_likes
 from loadtest.scenarios.mixed import VIDEOS as MIXED_VIDEOS
 from loadtest.scenarios.mixed import MixedJob, run_mixed
 from loadtest.scenarios.storm import run_storm
-from loadtest.servers import Applause, Elsewhere, Server, Stock
+from loadtest.servers import Applause, Elsewhere, Kafka, Server, Stock
 
 SCENARIOS: Final = ("idle", "growth", "connects", "storm", "echo", "fanout", "likes", "hot", "mixed")
-ALONE: Final = frozenset({"growth", "storm", "likes", "hot", "mixed"})  # stock has no inbox and no database
+ALL: Final = (*SCENARIOS, "intake")  # which needs a Kafka, so that it is run only where somebody asks for it
+ALONE: Final = frozenset({"growth", "storm", "likes", "hot", "mixed", "intake"})  # stock has no inbox and no database
 LOCAL: Final = frozenset({"idle", "growth"})  # they look at the server's memory
 
 FIRST_IDLE_USER: Final = 3_000_001
 FIRST_STORM_USER: Final = 4_000_001
 FIRST_MIXED_USER: Final = 5_000_001
 FIRST_GROWTH_USER: Final = 6_000_001
+FIRST_INTAKE_USER: Final = 7_000_001
 # Stock takes minutes to let ten thousand in; its memory per connection is the same at fewer.
 STOCK_IDLE: Final = 2_000
 STOCK_CONNECTS: Final = 1_000
@@ -49,7 +53,8 @@ S = TypeVar("S", bound=Server)
 
 class Sizes(msgspec.Struct, frozen=True):
     """How much of everything; times in seconds, `rate` in actions a second (None: closed loops, and mixed's own).
-    `videos` are of likes, hot and mixed; None: enough of them. `workers`: of our server."""
+    `videos` are of likes, hot and mixed; None: enough of them. `workers`: of our server; `readers`:
+    whom events of intake are for."""
 
     seconds: float = 4.0
     rounds: int = 2
@@ -65,6 +70,7 @@ class Sizes(msgspec.Struct, frozen=True):
     patience_s: float = 15.0
     workers: int = 1
     videos: int | None = None
+    readers: int = READERS
 
     @property
     def mixed_rate(self) -> float:
@@ -82,15 +88,23 @@ class Sizes(msgspec.Struct, frozen=True):
 
 class Bench:
     """Runs scenarios on our server and, where it is installed and wanted, on stock; or on one that runs `elsewhere`
-    alone."""
+    alone, reading from `kafka`."""
 
     def __init__(
-        self, sizes: Sizes, folder: Path, *, peer: bool, progress: Progress, elsewhere: Elsewhere | None = None
+        self,
+        sizes: Sizes,
+        folder: Path,
+        *,
+        peer: bool,
+        progress: Progress,
+        elsewhere: Elsewhere | None = None,
+        kafka: Kafka | None = None,
     ) -> None:
         self._sizes = sizes
         self._folder = folder
         self._progress = progress
         self._elsewhere = elsewhere
+        self._kafka = kafka or Kafka(folder)
         self._base = random.randrange(1, OTHERS_BASES) // 10 * 10 * OTHERS_WIDTH if elsewhere else 0
         self._with_peer = peer and elsewhere is None
         if self._with_peer and importlib.util.find_spec("socketio") is None:
@@ -103,14 +117,20 @@ class Bench:
         self._checking = Conduct(sizes.processes, patience_s=sizes.patience_s, progress=progress, found=self._found)
 
     async def run(self, scenarios: list[str]) -> Report:
-        """Run these scenarios, in the order of SCENARIOS: memory first, on servers that are fresh."""
+        """Run these scenarios, in the order of ALL: memory first, on servers that are fresh."""
         about = machine() | {"seconds": self._sizes.seconds, "processes": self._sizes.processes}
         async with AsyncExitStack() as stack:
-            ours = self._elsewhere or await self._start(Applause(self._folder, self._sizes.workers), stack)
+            environ: Mapping[str, str] = {}
+            if "intake" in scenarios:
+                self._progress.tell("starting Kafka")
+                environ = (await stack.enter_async_context(self._kafka)).environ
+            ours: Server = self._elsewhere or await self._start(
+                Applause(self._folder, self._sizes.workers, environ=environ), stack
+            )
             servers: list[Server] = [ours]
             if self._with_peer and set(scenarios) - ALONE:
                 servers.append(await self._start(Stock(self._folder), stack))
-            for scenario in (each for each in SCENARIOS if each in scenarios):
+            for scenario in (each for each in ALL if each in scenarios):
                 await self._scenario(scenario, ours, servers)
             if isinstance(ours, Applause) and ALONE & set(scenarios):
                 await self._audit(ours)
@@ -146,6 +166,16 @@ class Bench:
                     videos=sizes.videos or MIXED_VIDEOS,
                 )  # fmt: skip
                 self._keep([await run_mixed(ours, job, seconds=sizes.seconds, conduct=self._checking)])
+            case "intake":
+                first = self._base + FIRST_INTAKE_USER
+                self._keep(
+                    [
+                        await run_intake(
+                            ours, self._kafka, first_user=first, seconds=sizes.seconds, rate=sizes.rate,
+                            users=sizes.readers, conduct=self._checking,
+                        )
+                    ]
+                )  # fmt: skip
 
     async def _start(self, server: S, stack: AsyncExitStack) -> S:
         stack.push_async_callback(server.stop)

@@ -19,11 +19,13 @@ from loadtest.machine import Spent, spent
 from loadtest.phone import Address
 
 START_S: Final = 60.0
+KAFKA_START_S: Final = 300.0  # the first time it is fetched
 STOP_S: Final = 20.0
 AUDIT_S: Final = 120.0
 
 PYTHON: Final = (sys.executable, "-P")
 
+_KAFKA_READY: Final = re.compile(r"Kafka is ready at (\S+)")
 _READY: Final = re.compile(r" is ready at http://([0-9.]+):(\d+)")
 _UNLIMITED: Final = {
     "APPLAUSE_LIMITS__ACTIONS_PER_SECOND": "1000000",
@@ -125,12 +127,13 @@ class Applause(Server):
     is_durable = True
     takes_bulk = True
 
-    def __init__(self, folder: Path, workers: int = 1) -> None:
+    def __init__(self, folder: Path, workers: int = 1, *, environ: Mapping[str, str] | None = None) -> None:
         self.name = self.name if workers == 1 else f"{self.name} × {workers}"
         self.data_dir = folder / "data"
         command = [*PYTHON, "-m", "gateway", "serve", "--port", "0", "--data-dir", str(self.data_dir)]
         command += ["--workers", str(workers)]
-        super().__init__(command, folder, welcome=b'42["resumed"', secret=self.data_dir / "secret")
+        secret = self.data_dir / "secret"
+        super().__init__(command, folder, welcome=b'42["resumed"', secret=secret, environ=environ)
 
     async def audit(self) -> str:
         """What `applause audit` found, while the server runs; empty where there is no fault."""
@@ -145,6 +148,56 @@ class Applause(Server):
             check=False,
         )
         return "" if done.returncode == 0 else (done.stdout + done.stderr).strip()
+
+
+class Kafka:
+    """Where the scenario `intake` writes: a Kafka of our own in `folder`/kafka, or `servers` that run already (then
+    `pid` is 0). Use it as an async context manager."""
+
+    def __init__(self, folder: Path, *, servers: str = "", prefix: str = "loadtest") -> None:
+        self._folder = folder
+        self._prefix = prefix
+        self._process: subprocess.Popen[bytes] | None = None
+        self.servers = servers
+
+    async def __aenter__(self) -> Kafka:
+        if not self.servers:
+            await self._start()
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        if self._process is not None and self._process.poll() is None:
+            self._process.send_signal(signal.SIGTERM)
+            await asyncio.to_thread(self._process.wait, STOP_S)
+
+    @property
+    def pid(self) -> int:
+        """Of the process that has started it."""
+        return 0 if self._process is None else self._process.pid
+
+    @property
+    def environ(self) -> dict[str, str]:
+        """What a gateway has to know to read from there."""
+        return {"KAFKA_BOOTSTRAP_SERVERS": self.servers, "APPLAUSE_KAFKA__PREFIX": self._prefix}
+
+    def topic(self, name: str) -> str:
+        """A topic's full name."""
+        return f"{self._prefix}.{name}"
+
+    async def _start(self) -> None:
+        log = self._folder / "kafka.log"
+        process = self._process = self._spawn(log)
+        deadline = time.monotonic() + KAFKA_START_S
+        while not (found := _KAFKA_READY.search(log.read_text(errors="replace"))):
+            if process.poll() is not None or time.monotonic() > deadline:
+                raise ServerFailed(f"Kafka did not start: {log.read_text(errors='replace')[-2000:]}")
+            await asyncio.sleep(0.05)
+        self.servers = found[1]
+
+    def _spawn(self, log: Path) -> subprocess.Popen[bytes]:
+        command = [*PYTHON, "-m", "gateway.cluster.kafka", str(self._folder / "kafka")]
+        with log.open("wb") as output:
+            return subprocess.Popen(command, cwd=self._folder, stdin=subprocess.DEVNULL, stdout=output, stderr=output)
 
 
 class Stock(Server):

@@ -14,11 +14,12 @@ from loadtest.scenarios.crowd import CrowdJob
 from loadtest.scenarios.echo import EchoJob
 from loadtest.scenarios.fanout import FanoutJob
 from loadtest.scenarios.growth import GrowthJob
+from loadtest.scenarios.intake import IntakeJob
 from loadtest.scenarios.likes import LikesJob
 from loadtest.scenarios.mixed import MixedJob
 from loadtest.scenarios.storm import StormJob
 
-AnyJob = CrowdJob | EchoJob | FanoutJob | GrowthJob | LikesJob | MixedJob | StormJob
+AnyJob = CrowdJob | EchoJob | FanoutJob | GrowthJob | IntakeJob | LikesJob | MixedJob | StormJob
 
 
 async def work() -> None:

@@ -10,7 +10,14 @@ EVENTS_CHECKS: Final[dict[str, str]] = {
     "an event has no body, or two": """
         SELECT i.user_id, i.seq, i.broadcast_id, b.id IS NOT NULL AS shared, i.data IS NOT NULL AS own
         FROM inbox i LEFT JOIN broadcasts b ON b.id = i.broadcast_id
-        WHERE (i.broadcast_id IS NULL) <> (i.data IS NOT NULL) OR (i.broadcast_id IS NOT NULL AND b.id IS NULL)""",
+        WHERE (i.broadcast_id IS NULL) <> (i.data IS NOT NULL) OR (i.broadcast_id IS NOT NULL AND b.id IS NULL)
+            OR (i.event_id IS NULL) <> (i.sent_at IS NULL) OR (i.event_id IS NOT NULL AND b.id IS NOT NULL)""",
+    # A copy's id begins the fingerprint of what it is a copy of. Those of trimmed inboxes are gone.
+    "a copied event is of none that was taken, or more have it than was answered": """
+        SELECT i.id, i.event_id, e.source, count(*) AS copies, e.accepted FROM inbox i
+        LEFT JOIN ingested_events e ON e.id = i.event_id AND encode(substr(e.fingerprint, 1, 16), 'hex')::uuid = i.id
+        WHERE i.event_id IS NOT NULL GROUP BY i.id, i.event_id, e.source, e.accepted
+        HAVING e.source IS NULL OR count(*) > e.accepted""",
     # Of those whose inbox was never trimmed, all who were gone through have it; and nobody else has.
     "a broadcast's recipients are not those who have it": """
         SELECT id, user_id, given.user_id IS NOT NULL AS given, kept.user_id IS NOT NULL AS kept

@@ -1,4 +1,4 @@
-"""What must hold of gifts, purchases, boosts, deductions and corrections (a part of storage.audit)."""
+"""What must hold of gifts, purchases, boosts, and of what backends give and take (a part of storage.audit)."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from storage.ledger import ISSUANCE, PAYOUTS, PURCHASES
 
 _OWN: Final = "'gift_sent', 'purchase', 'boost_post'"
 _BY_BACKENDS: Final = "'penalty', 'withdrawal', 'correction'"
+_AWARDS: Final = "'campaign_reward', 'mining_reward', 'referral_reward', 'credit_purchased', 'refund'"  # others' too
 _TO_THE_PLATFORM: Final = f"""(VALUES ('purchase', '{PURCHASES}'), ('boost_post', '{PURCHASES}'),
             ('penalty', '{ISSUANCE}'), ('withdrawal', '{PAYOUTS}'), ('correction', '{ISSUANCE}'))"""
 
@@ -37,16 +38,22 @@ SPENDING_CHECKS: Final[dict[str, str]] = {
             FROM (SELECT convert_from(outcome, 'UTF8')::json AS answer FROM (
                 SELECT outcome FROM money_requests UNION ALL SELECT outcome FROM backend_requests) outcomes) answers
             WHERE answer #>> '{{data,transactionId}}' IS NOT NULL) k
-        FULL JOIN (SELECT t.id, t.user_id, t.seq, t.balance_after, t.created_at, c.decimals FROM wallet_transactions t
-            JOIN currencies c USING (currency) WHERE t.action IN ({_OWN}, {_BY_BACKENDS})) e USING (id)
+        FULL JOIN (SELECT t.id, t.user_id, t.seq, t.action, t.balance_after, t.created_at, c.decimals
+            FROM wallet_transactions t JOIN currencies c USING (currency)
+            WHERE t.action IN ({_OWN}, {_BY_BACKENDS}, {_AWARDS})) e USING (id)
         WHERE e.id IS NULL OR k.balance * power(10::numeric, e.decimals) <> e.balance_after
-            OR (k.id IS NULL AND e.created_at > clock_timestamp() - interval '29 days')""",
-    "a deduction or correction and the audit log differ": f"""
+            OR (k.id IS NULL AND e.created_at > clock_timestamp() - interval '29 days'
+                AND e.action NOT IN ({_AWARDS}))""",
+    "what a backend gave or took and the audit log differ": f"""
         SELECT id, e.user_id, e.seq, e.action, e.points, l.who, l.target, l.after FROM (
-            SELECT (after ->> 'transactionId')::uuid AS id, who, target, after FROM audit_log
-            WHERE what IN ('wallet:deduct', 'wallet:correct')) l
-        FULL JOIN (SELECT t.id, t.user_id, t.seq, t.action, t.points, c.decimals FROM wallet_transactions t
-            JOIN currencies c USING (currency) WHERE t.action IN ({_BY_BACKENDS})) e USING (id)
-        WHERE e.id IS NULL OR l.id IS NULL OR l.target <> 'user:' || e.user_id OR l.after ->> 'action' <> e.action
-            OR (l.after ->> 'points')::numeric * power(10::numeric, e.decimals) <> e.points""",
+            SELECT (after ->> 'transactionId')::uuid AS id, who, what, target, after FROM audit_log
+            WHERE what IN ('wallet:deduct', 'wallet:correct', 'wallet:award')) l
+        FULL JOIN (SELECT t.id, t.user_id, t.seq, t.action, t.points, t.counter_account, c.decimals
+            FROM wallet_transactions t JOIN currencies c USING (currency)
+            WHERE t.action IN ({_BY_BACKENDS}, {_AWARDS})) e USING (id)
+        WHERE e.id IS NULL OR l.target <> 'user:' || e.user_id OR l.after ->> 'action' <> e.action
+            OR (l.id IS NULL AND e.action NOT IN ({_AWARDS}))
+            OR (l.after ->> 'points')::numeric * power(10::numeric, e.decimals) <> e.points
+            OR (l.what = 'wallet:award' AND (e.points <= 0 OR e.counter_account <>
+                CASE e.action WHEN 'refund' THEN '{PURCHASES}' ELSE '{ISSUANCE}' END))""",
 }

@@ -39,7 +39,7 @@ class StoredEvent(NamedTuple):
 
 
 class SharedEvent(NamedTuple):
-    """One event of one recipient of many: `body` is what all of them get."""
+    """One event of one recipient of some: `body` is what all of them get."""
 
     user_id: int
     seq: int
@@ -56,6 +56,20 @@ class SharedRow(NamedTuple):
     type: str
     event_type: str | None
     broadcast_id: int
+
+
+class CopiedRow(NamedTuple):
+    """The same as it is stored with a copy of its body: `event_id` is the backend's own, `sent_us` the body's moment in
+    microseconds since 1970."""
+
+    user_id: int
+    seq: int
+    id: UUID
+    type: str
+    event_type: str | None
+    data: str
+    event_id: str
+    sent_us: int
 
 
 Event = StoredEvent | Entry | SharedEvent
@@ -90,13 +104,21 @@ SELECT user_id, seq, id, type, event_type, (SELECT clock_timestamp()), broadcast
 """
 
 
-def append_shared(rows: Sequence[SharedRow]) -> list[Write]:
-    """The writes that store events of many recipients, each one's ascending, and move their heads, whose locks the
-    caller holds."""
-    if not rows:
-        return []
-    heads = {row.user_id: row.seq for row in rows}
-    return [Write(APPEND_SHARED, (rows,)), Write(ADVANCE, (list(heads), list(heads.values())))]
+APPEND_COPIED = f"""
+INSERT INTO inbox (user_id, seq, id, type, event_type, data, created_at, event_id, sent_at)
+SELECT user_id, seq, id, type, event_type, data::json, (SELECT clock_timestamp()), event_id, {moment_of("sent_us")}
+FROM unnest($1::copied_row[])
+"""
+
+
+def append_shared(shared: Sequence[SharedRow], copied: Sequence[CopiedRow], heads: Mapping[int, int]) -> list[Write]:
+    """The writes that store events of backends and move each head to its new `seq`; the caller holds their locks."""
+    writes = [Write(APPEND_SHARED, (shared,))] if shared else []
+    if copied:
+        writes.append(Write(APPEND_COPIED, (copied,)))
+    if heads:
+        writes.append(Write(ADVANCE, (list(heads), list(heads.values()))))
+    return writes
 
 
 # Of a body that many share, nothing but where it is: the rest would cost the driver more than the row.
@@ -104,9 +126,10 @@ LIST_EVENTS = """
 SELECT asked.place, e.* FROM unnest($1::bigint[], $2::bigint[], $3::bigint[])
     WITH ORDINALITY AS asked(user_id, after, upto, place)
 CROSS JOIN LATERAL (
-    SELECT i.seq, i.broadcast_id, CASE WHEN i.broadcast_id IS NULL THEN i.id END,
-        CASE WHEN i.broadcast_id IS NULL THEN i.type END, CASE WHEN i.broadcast_id IS NULL THEN i.event_type END,
-        i.data, CASE WHEN i.broadcast_id IS NULL THEN i.created_at END
+    SELECT i.seq, i.broadcast_id, i.event_id, CASE WHEN i.broadcast_id IS NULL THEN i.type END,
+        CASE WHEN i.broadcast_id IS NULL THEN i.event_type END, i.data,
+        CASE WHEN i.broadcast_id IS NULL THEN coalesce(i.sent_at, i.created_at) END,
+        CASE WHEN i.broadcast_id IS NULL AND i.event_id IS NULL THEN i.id END
     FROM inbox i WHERE i.user_id = asked.user_id AND i.seq > asked.after AND i.seq <= asked.upto
     ORDER BY i.seq LIMIT $4) e
 """
@@ -172,9 +195,11 @@ def _add_events(
     """Adds the rows of LIST_EVENTS as far as there is room for their bodies. Returns how much they take, and the last
     `seq` where there is no room for all."""
     size = 0
-    for _, seq, broadcast_id, *own in rows:
-        if broadcast_id is None:
-            page.append(StoredEvent(user_id, seq, *own))
+    for _, seq, broadcast_id, event_id, type_, event_type, data, moment, id_ in rows:
+        if event_id is not None:
+            page.append(SharedEvent(user_id, seq, Body(event_id, type_, event_type, data, moment)))
+        elif broadcast_id is None:
+            page.append(StoredEvent(user_id, seq, id_, type_, event_type, data, moment))
         elif broadcast_id in bodies:
             body = bodies[broadcast_id]
             if body is None or size >= PAGE_BYTES:

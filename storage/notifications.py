@@ -44,7 +44,7 @@ async def fetch_seen(conn: Connection, user_id: int) -> Seen | None:
 LIST = f"""
 WITH me AS ({ME}), counted AS (SELECT me.seq AS head, me.seen, {UNREAD} AS unread FROM me), page AS (
     SELECT i.user_id, i.seq, i.id, i.type, i.event_type, coalesce(i.data, b.data) AS data, i.created_at,
-        b.event_id, b.timestamp
+        coalesce(i.event_id, b.event_id) AS event_id, coalesce(i.sent_at, b.timestamp) AS timestamp
     FROM inbox i LEFT JOIN broadcasts b ON b.id = i.broadcast_id
     WHERE i.user_id = $1 AND i.seq < $2 AND {IS_NOTIFICATION} ORDER BY i.seq DESC LIMIT $3
 )

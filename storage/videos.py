@@ -120,15 +120,17 @@ async def list_present(conn: Connection, video_ids: Collection[str]) -> set[str]
 
 
 class VideoRecord(NamedTuple):
-    """What a directory says of one video; `deleted` ones keep their owner."""
+    """What a directory says of one video; `deleted` ones keep their owner. `version` is the newest that was given with
+    it."""
 
     id: str
     owner_id: int
     title: str
+    version: int | None
     deleted: bool = False
 
 
-LIST_RECORDS = "SELECT id, owner_id, title, deleted_at IS NOT NULL FROM videos WHERE id = ANY($1::text[])"
+LIST_RECORDS = "SELECT id, owner_id, title, version, deleted_at IS NOT NULL FROM videos WHERE id = ANY($1::text[])"
 
 
 async def list_records(conn: Connection, video_ids: Collection[str]) -> dict[str, VideoRecord]:
@@ -137,23 +139,30 @@ async def list_records(conn: Connection, video_ids: Collection[str]) -> dict[str
 
 
 INSERT_VIDEOS = """
-INSERT INTO videos (id, owner_id, title) SELECT * FROM unnest($1::text[], $2::bigint[], $3::text[])
+INSERT INTO videos (id, owner_id, title, version)
+SELECT * FROM unnest($1::text[], $2::bigint[], $3::text[], $4::bigint[])
 ON CONFLICT (id) DO NOTHING RETURNING id
 """
 
 
 async def insert_videos(conn: Connection, records: Collection[VideoRecord]) -> set[str]:
     """Create videos; the ids of those that nobody else has created meanwhile."""
-    rows = sorted(record[:3] for record in records)
-    return {row[0] for row in await conn.fetch(INSERT_VIDEOS, *columns(rows, 3))}
+    rows = [record[:4] for record in sorted(records, key=_id_of)]
+    return {row[0] for row in await conn.fetch(INSERT_VIDEOS, *columns(rows, 4))}
 
 
 UPDATE_VIDEOS = """
-UPDATE videos v SET owner_id = given.owner_id, title = given.title, deleted_at = NULL
-FROM unnest($1::text[], $2::bigint[], $3::text[]) AS given(id, owner_id, title) WHERE v.id = given.id
+UPDATE videos v SET owner_id = given.owner_id, title = given.title, version = given.version, deleted_at = NULL
+FROM unnest($1::text[], $2::bigint[], $3::text[], $4::bigint[]) AS given(id, owner_id, title, version)
+WHERE v.id = given.id
 """
 
 
 async def update_videos(conn: Connection, records: Collection[VideoRecord]) -> None:
     """Change videos, as `update_video` does with everything given; hold the heads of those that change hands."""
-    await conn.execute(UPDATE_VIDEOS, *columns(sorted(record[:3] for record in records), 3))
+    rows = [record[:4] for record in sorted(records, key=_id_of)]
+    await conn.execute(UPDATE_VIDEOS, *columns(rows, 4))
+
+
+def _id_of(record: VideoRecord) -> str:
+    return record.id

@@ -6,6 +6,7 @@ import asyncio
 import base64
 import os
 import signal
+import sys
 import uuid
 from collections.abc import Sequence
 from pathlib import Path
@@ -46,6 +47,7 @@ auto.create.topics.enable=false
 broker.heartbeat.interval.ms=500
 broker.session.timeout.ms=3000
 group.initial.rebalance.delay.ms=0
+group.min.session.timeout.ms=1000
 num.network.threads=2
 num.io.threads=4
 log.cleaner.dedupe.buffer.size=16777216
@@ -122,3 +124,21 @@ class EmbeddedKafka(EmbeddedService):
             return False
         finally:
             await client.close()
+
+
+async def run(folder: Path) -> None:
+    """Run one until SIGTERM or SIGINT, and say where it is."""
+    stop = asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, stop.set)
+    async with EmbeddedKafka(folder) as kafka:
+        sys.stdout.write(f"Kafka is ready at {kafka.bootstrap}\n")
+        sys.stdout.flush()
+        await stop.wait()
+
+
+if __name__ == "__main__":  # python -m gateway.cluster.kafka FOLDER, as the load test has it
+    try:
+        asyncio.run(run(Path(sys.argv[1])))
+    except EmbeddedFailed as failure:
+        raise SystemExit(str(failure)) from None

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, TypeVar
 
 from handlers.directory.handler import change_of, given, refuse_counts
-from handlers.directory.wire import BulkAnswer, RowError, UserRow, VideoRow
+from handlers.directory.wire import BulkAnswer, PutUserRequest, PutVideoRequest, RowError, UserRow, VideoRow
 from handlers.errors import Refusal
 from storage import heads, users, videos
 from storage.pool import transaction
@@ -18,7 +18,10 @@ if TYPE_CHECKING:
 
     from storage.pool import Pool
 
-R = TypeVar("R", UserRow, VideoRow)
+R = TypeVar("R")
+User = tuple[int, PutUserRequest]
+Video = tuple[str, PutVideoRequest, int | None]
+"""(id, what to change, version)"""
 
 
 class BulkHandler:
@@ -34,67 +37,86 @@ class BulkHandler:
 
     async def put_users(self, rows: Sequence[UserRow | Refusal]) -> BulkAnswer:
         """Create or change users, each as a PUT of its own would."""
-        good = [row for row in rows if isinstance(row, UserRow)]
         async with transaction(self._pool) as conn:
-            names = {row.id: name for row in reversed(good) if (name := given(row.username)) is not None}
-            created = await users.insert_unknown_users(conn, list(names), list(names.values()))
-            before = await users.lock_users(conn, {row.id for row in good})
-            after = dict(before)
-
-            def put(row: UserRow) -> bool:
-                user, is_new = after.get(row.id), row.id in created
-                if user is None or (is_new and given(row.username) is None):
-                    raise Refusal("invalid_payload", "A new user needs a name.", field="username")
-                change = change_of(row.id, row)
-                if self._follows_count:
-                    refuse_counts(change, user)
-                created.discard(row.id)
-                after[row.id] = _merged(user, change)
-                return is_new or after[row.id] != user
-
-            answer = _each(rows, put)
-            if changed := [_whole(user) for user_id, user in after.items() if user != before[user_id]]:
-                await users.upsert_users(conn, changed)
-        return answer
+            good = [(row.id, row) for row in rows if isinstance(row, UserRow)]
+            return _answer(rows, await put_users(conn, good, follows_count=self._follows_count))
 
     async def put_videos(self, rows: Sequence[VideoRow | Refusal]) -> BulkAnswer:
         """Create or change videos, each as a PUT of its own would."""
-        good = [row for row in rows if isinstance(row, VideoRow)]
         async with transaction(self._pool) as conn:
-            owners = await users.list_known(conn, {owner for row in good if (owner := given(row.owner_id)) is not None})
-            created = await videos.insert_videos(conn, _new_records(good, owners))
-            before = await videos.list_records(conn, {row.id for row in good})
-            lost = await _lock_owners(conn, before, good)
-            after = dict(before)
-
-            def put(row: VideoRow) -> bool:
-                if row.id in lost:
-                    raise Refusal("conflict", "The video has just changed hands.", field="ownerId")
-                old = None if row.id in created else after.get(row.id)
-                after[row.id] = _described(row, old, owners)
-                created.discard(row.id)
-                return after[row.id] != old
-
-            answer = _each(rows, put)
-            if changed := [record for video_id, record in after.items() if record != before[video_id]]:
-                await videos.update_videos(conn, changed)
-        return answer
+            good = [(row.id, row, None) for row in rows if isinstance(row, VideoRow)]
+            return _answer(rows, await put_videos(conn, good))
 
 
-def _each(rows: Sequence[R | Refusal], put: Callable[[R], bool]) -> BulkAnswer:
-    """Put each row: True where that changes something."""
+def _answer(rows: Sequence[object], results: Sequence[bool | Refusal]) -> BulkAnswer:
+    """Rows are Refusals already, or have a result each."""
     answer = BulkAnswer(changed=0, unchanged=0, errors=[])
+    left = iter(results)
     for index, row in enumerate(rows):
-        try:
-            if isinstance(row, Refusal):
-                raise row
-            if put(row):
-                answer.changed += 1
-            else:
-                answer.unchanged += 1
-        except Refusal as refusal:
-            answer.errors.append(RowError(index, refusal.code, refusal.field))
+        result = row if isinstance(row, Refusal) else next(left)
+        if isinstance(result, Refusal):
+            answer.errors.append(RowError(index, result.code, result.field))
+        elif result:
+            answer.changed += 1
+        else:
+            answer.unchanged += 1
     return answer
+
+
+async def put_users(conn: Connection, rows: Sequence[User], *, follows_count: bool) -> list[bool | Refusal]:
+    """Create or change users in a transaction; for each row whether it has changed anything, or why it may not."""
+    names = {user_id: name for user_id, row in reversed(rows) if (name := given(row.username)) is not None}
+    created = await users.insert_unknown_users(conn, list(names), list(names.values()))
+    before = await users.lock_users(conn, {user_id for user_id, _ in rows})
+    after = dict(before)
+
+    def put(each: User) -> bool:
+        user_id, row = each
+        user, is_new = after.get(user_id), user_id in created
+        if user is None or (is_new and given(row.username) is None):
+            raise Refusal("invalid_payload", "A new user needs a name.", field="username")
+        change = change_of(user_id, row)
+        if follows_count:
+            refuse_counts(change, user)
+        created.discard(user_id)
+        after[user_id] = _merged(user, change)
+        return is_new or after[user_id] != user
+
+    results = [_tried(put, row) for row in rows]
+    if changed := [_whole(user) for user_id, user in after.items() if user != before[user_id]]:
+        await users.upsert_users(conn, changed)
+    return results
+
+
+async def put_videos(conn: Connection, rows: Sequence[Video]) -> list[bool | Refusal]:
+    """The same of videos; an older version than the stored one changes nothing."""
+    named = {owner for _, row, _ in rows if (owner := given(row.owner_id)) is not None}
+    owners = await users.list_known(conn, named)
+    created = await videos.insert_videos(conn, _new_records(rows, owners))
+    before = await videos.list_records(conn, {video_id for video_id, *_ in rows})
+    lost = await _lock_owners(conn, before, rows)
+    after = dict(before)
+
+    def put(row: Video) -> bool:
+        video_id = row[0]
+        if video_id in lost:
+            raise Refusal("conflict", "The video has just changed hands.", field="ownerId")
+        old = None if video_id in created else after.get(video_id)
+        after[video_id] = _described(row, old, owners)
+        created.discard(video_id)
+        return after[video_id] != old
+
+    results = [_tried(put, row) for row in rows]
+    if changed := [record for video_id, record in after.items() if record != before[video_id]]:
+        await videos.update_videos(conn, changed)
+    return results
+
+
+def _tried(put: Callable[[R], bool], row: R) -> bool | Refusal:
+    try:
+        return put(row)
+    except Refusal as refusal:
+        return refusal
 
 
 def _merged(user: StoredUser, change: UserChange) -> StoredUser:
@@ -125,23 +147,23 @@ def _whole(user: StoredUser) -> UserChange:
     )
 
 
-def _new_records(rows: Sequence[VideoRow], owners: set[int]) -> list[VideoRecord]:
+def _new_records(rows: Sequence[Video], owners: set[int]) -> list[VideoRecord]:
     """What each id is created as where nobody has it: by the first row that says whose it is and what it is called."""
     records: dict[str, VideoRecord] = {}
-    for row in rows:
+    for video_id, row, version in rows:
         owner_id, title = given(row.owner_id), given(row.title)
         if owner_id in owners and owner_id is not None and title is not None:
-            records.setdefault(row.id, VideoRecord(row.id, owner_id, title))
+            records.setdefault(video_id, VideoRecord(video_id, owner_id, title, version))
     return list(records.values())
 
 
-async def _lock_owners(conn: Connection, before: dict[str, VideoRecord], rows: Sequence[VideoRow]) -> set[str]:
+async def _lock_owners(conn: Connection, before: dict[str, VideoRecord], rows: Sequence[Video]) -> set[str]:
     """Hold the heads of the old and new owners of videos that change hands, which guard their counters; those that have
     changed hands before we held them."""
     moves = [
-        (row.id, owner)
-        for row in rows
-        if row.id in before and (owner := given(row.owner_id)) not in (None, before[row.id].owner_id)
+        (video_id, owner)
+        for video_id, row, _ in rows
+        if video_id in before and (owner := given(row.owner_id)) not in (None, before[video_id].owner_id)
     ]
     if not moves:
         return set()
@@ -151,13 +173,17 @@ async def _lock_owners(conn: Connection, before: dict[str, VideoRecord], rows: S
     return {each for each in moving if now[each].owner_id != before[each].owner_id}
 
 
-def _described(row: VideoRow, old: VideoRecord | None, owners: set[int]) -> VideoRecord:
-    owner_id, title = given(row.owner_id), given(row.title)
+def _described(row: Video, old: VideoRecord | None, owners: set[int]) -> VideoRecord:
+    video_id, change, version = row
+    owner_id, title = given(change.owner_id), given(change.title)
     if owner_id is not None and owner_id not in owners:
         raise Refusal("not_found", "There is no such user to own the video.", field="ownerId")
+    if old is not None and version is not None and old.version is not None and version < old.version:
+        return old
     if old is not None and not old.deleted:
         owner_id, title = owner_id or old.owner_id, title or old.title
     if owner_id is None or title is None:
         field = "ownerId" if owner_id is None else "title"
         raise Refusal("invalid_payload", f"`{field}` is needed to create this.", field=field)
-    return VideoRecord(row.id, owner_id, title)
+    stored = None if old is None else old.version
+    return VideoRecord(video_id, owner_id, title, stored if version is None else version)

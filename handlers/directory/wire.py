@@ -7,7 +7,7 @@ from typing import Annotated, Final, Literal
 import msgspec
 from msgspec import UNSET, UnsetType
 
-from handlers.wire import MAX_USER_ID, ItemId, Message, Request, Title, UserId
+from handlers.wire import MAX_USER_ID, ItemId, Message, RecordId, Request, Source, Title, UserId
 
 _WITHOUT_NUL: Final = r"^[^\x00]*\Z"
 
@@ -94,6 +94,26 @@ class BulkVideosRequest(Request, frozen=True):
     """Each row is a VideoRow."""
 
     videos: list[msgspec.Raw]
+
+
+class UserRecord(PutUserRequest, frozen=True, kw_only=True, tag_field="kind", tag="user"):
+    """One user as a record of Kafka's; `id` is the record's own."""
+
+    source: Source
+    id: RecordId
+    user_id: UserId
+
+
+class VideoRecord(PutVideoRequest, frozen=True, kw_only=True, tag_field="kind", tag="video"):
+    """One video likewise; an older `version` than the stored one changes nothing."""
+
+    source: Source
+    id: RecordId
+    video_id: ItemId
+    version: Count | UnsetType = UNSET
+
+
+DirectoryRecord = UserRecord | VideoRecord
 
 
 class RowError(Message, omit_defaults=True):

@@ -32,6 +32,6 @@ class Applier:
                 return None
             seqs = await heads.lock(conn, chunk.recipients)
             events = events_for(chunk.body, sorted(seqs), seqs)
-            shared = inbox.append_shared(rows_of(events, chunk.broadcast_id))
+            shared = inbox.append_shared(rows_of(events, chunk.broadcast_id), [], seqs if events else {})
             await write_together(conn, [*shared, broadcasts.mark_applied(chunk)])
         return [Delivered(event.user_id, event.seq, event) for event in events]

@@ -20,6 +20,7 @@ from storage.ingested import EventKey
 
 MAX_EVENT_BYTES: Final = 65_536  # without the list of recipients
 
+_NUL_ESCAPED: Final = b"\\u0000"
 _NUL: Final = re.compile(rb"(?<!\\)(?:\\\\)*\\u0000")  # the escape itself, not an escaped backslash before "u0000"
 _CANONICAL = msgspec.json.Encoder(order="deterministic")
 
@@ -58,6 +59,11 @@ class CheckedEvent(msgspec.Struct, frozen=True):
         return self.source, self.request.id
 
     @property
+    def is_written_at_once(self) -> bool:
+        """Whether the transaction that takes it writes the inboxes of its recipients."""
+        return not (self.is_long or self.topic is not None or self.request.ephemeral is True)
+
+    @property
     def is_ephemeral(self) -> bool:
         """Whether nobody keeps it."""
         return self.topic is not None or self.request.ephemeral is True
@@ -85,7 +91,7 @@ def checked(subject: str, request: PublishRequest, limits: EventLimits) -> Check
     if request.event_type is not UNSET and is_reserved_event_type(request.event_type):
         raise Refusal("invalid_payload", "Only Applause itself tells of money and chats.", field="eventType")
     source = subject if request.source is UNSET else request.source
-    fingerprint = _fingerprint(msgspec.structs.replace(request, source=source), recipients)
+    fingerprint = _fingerprint(msgspec.structs.replace(request, source=source, recipient_ids=UNSET), recipients)
     is_long = request.ephemeral is not True and len(recipients) > limits.chunk_recipients
     return CheckedEvent(source, request, topic, recipients, _given_timestamp(request), fingerprint, is_long)
 
@@ -112,14 +118,14 @@ def _topic(request: PublishRequest) -> str:
 
 
 def _fingerprint(request: PublishRequest, recipients: list[int]) -> bytes:
-    """What tells this body from another, whatever the order of its keys and recipients."""
+    """What tells this body (its recipients apart) from another, whatever the order of its keys and recipients."""
     try:
-        canonical = _CANONICAL.encode(msgspec.structs.replace(request, recipient_ids=UNSET))
+        canonical = _CANONICAL.encode(request)
     except RecursionError:
         raise Refusal("invalid_payload", "`data` is nested too deeply.", field="data") from None
     if len(canonical) > MAX_EVENT_BYTES:
         raise Refusal("payload_too_large", f"An event has at most {MAX_EVENT_BYTES} bytes.", field="data")
-    if _NUL.search(canonical):
+    if _NUL_ESCAPED in canonical and _NUL.search(canonical):
         raise Refusal("invalid_payload", "Texts must not hold NUL.", field="data")
     return hashlib.sha256(canonical + (_CANONICAL.encode(recipients) if recipients else b"")).digest()
 

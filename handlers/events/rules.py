@@ -23,6 +23,16 @@ RESERVED_TYPES: Final = frozenset(
 RESERVED_EVENT_TYPES: Final = ("wallet:", "chat:")
 
 
+# Characters of all copies: the row that recipients could share takes as much by itself.
+MOST_COPIED: Final = 1_024
+
+
+def is_copied(size: int, recipients: int) -> bool:
+    """True where each recipient's inbox gets the whole event, whose data have this size, instead of referring to one
+    row that all share."""
+    return size * recipients <= MOST_COPIED
+
+
 def is_live_topic(topic: str) -> bool:
     """True for `live:{name}`, the name being 1 to 64 of `A-Z a-z 0-9 . _ : -`: open to every user."""
     return _LIVE_TOPIC.fullmatch(topic) is not None

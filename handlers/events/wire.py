@@ -8,10 +8,8 @@ from typing import Annotated, Any
 import msgspec
 from msgspec import UNSET, UnsetType
 
-from handlers.wire import Message, Request, UserId
+from handlers.wire import Message, RecordId, Request, Source, UserId
 
-EventId = Annotated[str, msgspec.Meta(min_length=1, max_length=128, pattern=r"^[^\x00]*\Z")]
-Source = Annotated[str, msgspec.Meta(min_length=1, max_length=255, pattern=r"^[^\x00]*\Z")]
 TypeName = Annotated[str, msgspec.Meta(pattern=r"^[A-Za-z0-9._:-]{1,128}\Z")]
 TopicName = Annotated[str, msgspec.Meta(min_length=1, max_length=128)]
 Recipients = Annotated[list[UserId], msgspec.Meta(min_length=1)]
@@ -21,7 +19,7 @@ Moment = Annotated[datetime, msgspec.Meta(tz=True)]
 class PublishRequest(Request, frozen=True):
     """One event, for users or to a topic. Its fingerprint is of these fields in this order: add new ones at the end."""
 
-    id: EventId
+    id: RecordId
     type: TypeName
     data: dict[str, Any]
     topic: TopicName | UnsetType = UNSET

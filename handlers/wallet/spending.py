@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from handlers.deed import Answer, BatchResult, Deed, delivered, derived_id
 from handlers.errors import Refusal
@@ -14,6 +14,7 @@ from handlers.money import DECIMALS, LYK, as_number
 from handlers.wallet import rules
 from handlers.wallet.rules import Books, Movement, Spend
 from handlers.wallet.wire import (
+    AwardCommand,
     BoostRequest,
     CorrectionRequest,
     DeductionRequest,
@@ -31,7 +32,11 @@ from storage.statement import write_together
 if TYPE_CHECKING:
     from asyncpg import Connection
 
-Request = GiftRequest | PurchaseRequest | BoostRequest | DeductionRequest | CorrectionRequest
+ByBackend = DeductionRequest | CorrectionRequest | AwardCommand
+Request = GiftRequest | PurchaseRequest | BoostRequest | ByBackend
+
+# Where value of a backend's verb goes to or comes from; of all others the platform issues it, or takes it back.
+_COUNTER_ACCOUNTS: Final = {"withdrawal": ledger.PAYOUTS, "refund": ledger.PURCHASES}
 
 
 @dataclass(slots=True)
@@ -42,7 +47,7 @@ class SpendingConcern:
 
 
 class SpendingHandler:
-    """`wallet:gift`, `wallet:purchase`, `wallet:boost`; of backends `wallet:deduct` and `wallet:correct`.
+    """`wallet:gift`, `wallet:purchase`, `wallet:boost`; of backends `wallet:deduct`, `wallet:correct`, `wallet:award`.
 
     `max_amount` is the most that one of them may move, in whole units of any currency; an item's price was bounded when
     it was set.
@@ -60,14 +65,14 @@ class SpendingHandler:
         self, conn: Connection, deeds: Sequence[Deed], concern: SpendingConcern, heads: dict[int, int]
     ) -> BatchResult:
         """Carry out the deeds whose users are locked, one after the other; the others wait for the next batch, and with
-        them the later ones of the same user."""
+        them the later ones of the same user, connection or partition."""
         answers: dict[Deed, bytes | Refusal | None] = {}
         ready: list[Deed] = []
-        waiting: set[int] = set()
+        waiting: set[object] = set()
         for deed in deeds:
             missing = concern.user_ids.intersection(_concerned(deed)) - heads.keys()
-            if missing or deed.user_id in waiting:
-                waiting.add(deed.user_id)
+            if missing or deed.user_id in waiting or deed.order_key in waiting:
+                waiting |= {deed.user_id, deed.order_key} - {None}
                 answers[deed] = None
             else:
                 ready.append(deed)
@@ -121,7 +126,7 @@ class _Batch:
 
     def _currency(self, deed: Deed) -> str:
         request: Request = deed.request
-        if isinstance(request, DeductionRequest | CorrectionRequest):
+        if isinstance(request, ByBackend):
             return request.currency
         if isinstance(request, PurchaseRequest) and request.item_id in self._items:
             return self._items[request.item_id].currency
@@ -230,13 +235,13 @@ def _boost(request: BoostRequest, terms: dict[str, Any]) -> Spend:
     )
 
 
-def _by_backend(request: DeductionRequest | CorrectionRequest, terms: dict[str, Any]) -> Spend:
+def _by_backend(request: ByBackend, terms: dict[str, Any]) -> Spend:
     amount = minor_of(request.amount, "amount")
     return Spend(
         **terms,
-        change=amount if isinstance(request, CorrectionRequest) else -amount,
+        change=-amount if isinstance(request, DeductionRequest) else amount,
         action=request.action,
-        counter_account=ledger.PAYOUTS if request.action == "withdrawal" else ledger.ISSUANCE,
+        counter_account=_COUNTER_ACCOUNTS.get(request.action, ledger.ISSUANCE),
         metadata=request.metadata or {},
         reason=request.reason,
         is_own=False,

@@ -8,7 +8,19 @@ from typing import Annotated, Any, Final, Literal
 import msgspec
 
 from handlers.money import LYK
-from handlers.wire import ActionId, Amount, Currency, ItemId, Message, Request, UserId, minor_of, positive
+from handlers.wire import (
+    ActionId,
+    Amount,
+    Currency,
+    ItemId,
+    Message,
+    RecordId,
+    Request,
+    Source,
+    UserId,
+    minor_of,
+    positive,
+)
 
 MAX_METADATA_BYTES: Final = 4096  # it goes to the user's phones with the event
 
@@ -142,6 +154,43 @@ class CorrectionRequest(Request, frozen=True):
         if not minor_of(self.amount, "amount"):
             raise ValueError("Expected a number other than 0 - at `$.amount`")
         _check_metadata(self.metadata)
+
+
+class DeductCommand(DeductionRequest, frozen=True, kw_only=True, tag_field="verb", tag="deduct"):
+    """The same as a record of Kafka's."""
+
+    source: Source
+    action_id: RecordId = msgspec.field(name="id")
+
+
+class CorrectCommand(CorrectionRequest, frozen=True, kw_only=True, tag_field="verb", tag="correct"):
+    """The same as a record of Kafka's."""
+
+    source: Source
+    action_id: RecordId = msgspec.field(name="id")
+
+
+class AwardCommand(Request, frozen=True, kw_only=True, tag_field="verb", tag="award"):
+    """A backend gives `amount` to a user. What is paid for engagement or moved between people Applause itself judges,
+    so no backend may call it by those names."""
+
+    source: Source
+    action_id: RecordId = msgspec.field(name="id")
+    user_id: UserId
+    amount: Amount
+    reason: ReasonText
+    action: Literal["campaign_reward", "mining_reward", "referral_reward", "credit_purchased", "refund"] = (
+        "campaign_reward"
+    )
+    currency: Currency = LYK
+    metadata: dict[str, Any] | None = None
+
+    def __post_init__(self) -> None:
+        positive(self.amount, "amount")
+        _check_metadata(self.metadata)
+
+
+Command = AwardCommand | DeductCommand | CorrectCommand
 
 
 class SpendAck(Message):

@@ -156,7 +156,7 @@ async def test_unknown_recipients_are_skipped_and_repeated_ones_count_once(
     assert await handler.publish_event("feed", request) == PublishAnswer(2, 1), "as it was answered then"
     assert await inbox_of(pool, UNKNOWN) == []
     assert await handler.publish_event("feed", event(405, 406)) == PublishAnswer(0, 2)
-    assert await conn.fetchval("SELECT count(*) FROM broadcasts") == 1, "for nobody nothing is stored"
+    assert await conn.fetchval("SELECT count(*) FROM inbox") == 2, "for nobody nothing is stored"
     assert await audit(conn) == []
 
 

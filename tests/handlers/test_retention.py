@@ -27,7 +27,7 @@ from storage.ingested import Taken
 from storage.ledger import ISSUANCE, Entry
 from storage.retention import Horizon
 from storage.statement import write_together
-from tests.support.shared import SOURCE, insert_body, refer
+from tests.support.shared import SOURCE, copy, fingerprint_of, insert_body, refer
 
 START: Final = datetime(2026, 3, 4, 5, 6, 7, tzinfo=UTC)
 DAY_S: Final = 86_400
@@ -72,7 +72,7 @@ class World:
                 event = StoredEvent(user, seq, uuid4(), "x", None, "{}", self.now)
                 await write_together(self.conn, inbox.append([event], {user: seq}))
             else:
-                await self._share(user, seq - 1)
+                await (self._share if kind == "shared" else self._copy)(user, seq - 1)
         self.dates[user].append(self.now)
 
     async def _share(self, user: int, seq: int) -> None:
@@ -80,8 +80,17 @@ class World:
         await ingested.insert_events(self.conn, {(SOURCE, body.id): Taken(b"", 1, 0)})
         broadcast_id = await insert_body(self.conn, body, [user], applied=1)
         await write_together(self.conn, refer(events_for(body, [user], {user: seq}), broadcast_id))
-        await self.conn.execute("UPDATE inbox SET created_at = $2 WHERE broadcast_id = $1", broadcast_id, self.now)
+        await self._date(user, seq + 1)
         await self.conn.execute("UPDATE broadcasts SET done_at = $2 WHERE id = $1", broadcast_id, self.now)
+
+    async def _copy(self, user: int, seq: int) -> None:
+        body = Body(f"e{next(_ids)}", "x", None, "{}", self.now)
+        await ingested.insert_events(self.conn, {(SOURCE, body.id): Taken(fingerprint_of(body), 1, 0)})
+        await write_together(self.conn, copy(events_for(body, [user], {user: seq})))
+        await self._date(user, seq + 1)
+
+    async def _date(self, user: int, seq: int) -> None:
+        await self.conn.execute("UPDATE inbox SET created_at = $3 WHERE user_id = $1 AND seq = $2", user, seq, self.now)
 
     async def oldest(self) -> dict[int, int]:
         return {user: oldest for user, _, oldest in await heads.list_heads(self.conn, self.users)}
@@ -137,7 +146,7 @@ class Mortal:
         return await self._call("execute", *args)
 
 
-kinds = st.sampled_from(["event", "entry", "shared"])
+kinds = st.sampled_from(["event", "entry", "shared", "copied"])
 stored = st.tuples(st.just("store"), st.integers(0, PEOPLE - 1), kinds, st.integers(1, 6))
 waits = st.tuples(st.just("wait"), st.floats(0.5, 4000))
 passes = st.tuples(st.just("pass"))
@@ -403,14 +412,14 @@ async def test_an_empty_inbox_begins_beyond_its_head(conn: asyncpg.Connection, p
     world = World(conn)
     await world.populate(2)
     one, other = world.users
-    for kind in ("event", "entry", "shared"):
+    for kind in ("event", "entry", "shared", "copied"):
         await world.store(one, kind)
     world.now += timedelta(days=1)
     await world.retention(10, 3600).run(conn)
-    assert await heads.list_heads(conn, [one]) == [(one, 3, 4)]
+    assert await heads.list_heads(conn, [one]) == [(one, 4, 5)]
     assert await heads.list_heads(conn, [other]) == [(other, 0, 1)]
     await world.store(one, "event")
-    assert [event.seq for event in await inbox.list_after(conn, one, 3, 4, 10)] == [4]
+    assert [event.seq for event in await inbox.list_after(conn, one, 4, 5, 10)] == [5]
     await world.check()
 
 

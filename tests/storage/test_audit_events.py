@@ -9,6 +9,7 @@ import asyncpg
 import pytest
 
 from handlers.events.applier import Applier
+from handlers.events.rules import MOST_COPIED
 from handlers.inbox.retention import Retention
 from storage import notifications
 from storage.audit import audit
@@ -20,17 +21,19 @@ from tests.support.publishing import Desk
 GIVEN_UP: Final = "an event that retention has given up is still kept"
 BODY: Final = "an event has no body, or two"
 RECIPIENTS: Final = "a broadcast's recipients are not those who have it"
+COPIED: Final = "a copied event is of none that was taken, or more have it than was answered"
 ANSWERED: Final = "a broadcast is not what was answered, or not done when it is"
 SEEN: Final = "somebody has seen more notifications than there are"
 
 
 async def be_busy(conn: asyncpg.Connection, pool: asyncpg.Pool) -> None:
     """Broadcasts 1 (for users 1 to 3, done), 2 (for 1 to 9, done in chunks), 3 (for 4 to 9, four of them so far) and 4
-    (for 1); user 9 was trimmed; user 1 has seen their first."""
+    (for 1), and a small event for 2 and 3; user 9 was trimmed; user 1 has seen their first."""
     await people(conn, 10)
     desk = Desk(pool, Told(), chunk_recipients=3)
     for recipients in ((1, 2, 3), range(1, 10), (4, 5, 6, 7, 8, 9, 404), (1,), (405,)):
-        await desk.publish_event("feed", event(*recipients))
+        await desk.publish_event("feed", event(*recipients, data={"text": "x" * MOST_COPIED}))
+    await desk.publish_event("feed", event(2, 3, id="small"))
     applier = Applier(chunk_recipients=4)
     for _ in range(4):
         await applier.apply(conn)
@@ -78,6 +81,10 @@ FAULTS: Final = [
     fault("applied beyond the end", "UPDATE broadcasts SET applied = 7 WHERE id = 3", ANSWERED, RECIPIENTS),
     fault("answered otherwise", "UPDATE ingested_events SET accepted = accepted + 1 WHERE accepted = 9", ANSWERED),
     fault("taken by nobody", "DELETE FROM ingested_events WHERE accepted = 3", ANSWERED),
+    fault("a copy of nothing", "DELETE FROM ingested_events WHERE id = 'small'", COPIED),
+    fault("a copy too many", "UPDATE ingested_events SET accepted = 1 WHERE id = 'small'", COPIED),
+    fault("a copy of another's", "UPDATE ingested_events SET fingerprint = sha256('x') WHERE id = 'small'", COPIED),
+    fault("a copy without its moment", "UPDATE inbox SET sent_at = NULL WHERE event_id = 'small'", BODY),
     fault("seen beyond the head", "UPDATE notifications_seen SET seq = 100", SEEN),
     fault("seen by nobody", "UPDATE notifications_seen SET user_id = 404", SEEN),
 ]

@@ -14,7 +14,7 @@ from tests.support.spending import ANN, BEN, CLEO, Spends, boost, corrected, ded
 HALVES: Final = "a transfer between users lacks a half, or does not sum to zero"
 SIDE: Final = "a spend with the wrong side, or of what there never was"
 ANSWER: Final = "a spend's kept answer is not its entry"
-LOG: Final = "a deduction or correction and the audit log differ"
+LOG: Final = "what a backend gave or took and the audit log differ"
 
 UNGUARDED: Final = "ALTER TABLE audit_log DISABLE TRIGGER audit_log_is_append_only;"
 # A second entry like the last one of (user, action), with everything around it moved as if it were right.

@@ -17,7 +17,7 @@ from storage.ingested import Taken
 from storage.notifications import Seen
 from storage.statement import write_together
 from storage.users import insert_unknown_users
-from tests.support.shared import insert_body, refer
+from tests.support.shared import copy, insert_body, refer
 
 NOW: Final = datetime(2026, 3, 4, 5, 6, 7, 890123, tzinfo=UTC)
 BODY: Final = Body("e1", "news", None, '{"count": 1.10, "b":  "\\u00e9\U0001f642",\n "a": [] }', NOW)
@@ -75,15 +75,25 @@ async def test_two_nodes_take_different_ones_and_a_dead_ones_is_free_at_once(
 
 async def test_counts_are_kept_with_what_was_taken(conn: asyncpg.Connection) -> None:
     one, two = ("feed", "e1"), ("feed", "e2")
-    assert set(await ingested.insert_events(conn, {one: Taken(b"f", 3, 1)})) == {one}
-    assert set(await ingested.insert_events(conn, {one: Taken(b"other", 0, 0), two: Taken(b"g", 1, 0)})) == {two}
+    at, new = await ingested.insert_events(conn, {one: Taken(b"f", 3, 1)})
+    assert (at <= datetime.now(UTC), new) == (True, None)
+    assert (await ingested.insert_events(conn, {one: Taken(b"other", 0, 0), two: Taken(b"g", 1, 0)}))[1] == {two}
+    assert (await ingested.insert_events(conn, {one: Taken(b"f", 3, 1)}))[1] == set()
     assert await ingested.list_taken(conn, [one, two, ("feed", "e3")]) == {one: (b"f", 3, 1), two: (b"g", 1, 0)}
 
 
 async def share(conn: asyncpg.Connection, user_id: int, seq: int, body: Body = BODY) -> SharedEvent:
+    """One among others, whose body stands in `broadcasts`."""
     broadcast_id = await insert_body(conn, body, [user_id], applied=1)
     event = SharedEvent(user_id, seq, body)
     await write_together(conn, refer([event], broadcast_id))
+    return event
+
+
+async def copied(conn: asyncpg.Connection, user_id: int, seq: int, body: Body = BODY) -> SharedEvent:
+    """One whose body stands in the inbox."""
+    event = SharedEvent(user_id, seq, body)
+    await write_together(conn, copy([event]))
     return event
 
 
@@ -98,7 +108,15 @@ async def test_a_page_holds_shared_events_among_the_others(conn: asyncpg.Connect
     assert await inbox.list_after(conn, 1, 0, 3, 10) == rows
     assert await inbox.list_after(conn, 1, 1, 3, 1) == rows[1:2]
     assert await heads.list_heads(conn, [1]) == [(1, 3, 1)]
-    assert inbox.append_shared([]) == []
+    assert inbox.append_shared([], [], {}) == []
+
+
+async def test_a_page_holds_copied_events_as_if_they_were_shared(conn: asyncpg.Connection) -> None:
+    rows = [await copied(conn, 1, 1), await share(conn, 1, 2, BODY._replace(id="e2")), await own(conn, 1, 3)]
+    rows.append(await copied(conn, 1, 4, BODY._replace(id="e4", event_type="a:b")))
+    assert await inbox.list_after(conn, 1, 0, 4, 10) == rows
+    assert await notifications.list_notifications(conn, 1, 2**53, 10) == (Seen(4, 0, 4), rows[::-1])
+    assert await conn.fetchval("SELECT count(*) FROM broadcasts") == 1
 
 
 async def test_a_page_of_large_events_is_short_but_never_empty(conn: asyncpg.Connection) -> None:
@@ -120,8 +138,9 @@ async def test_a_page_of_large_events_is_short_but_never_empty(conn: asyncpg.Con
 
 
 async def test_a_shared_event_is_dated_when_it_was_stored_whatever_its_own_timestamp(conn: asyncpg.Connection) -> None:
-    await share(conn, 1, 1, BODY._replace(timestamp=NOW - timedelta(days=9999)))
-    assert await conn.fetchval("SELECT created_at > now() - interval '1 minute' FROM inbox")
+    for seq, store in enumerate((share, copy), 1):
+        await store(conn, 1, seq, BODY._replace(timestamp=NOW - timedelta(days=9999)))
+    assert await conn.fetchval("SELECT bool_and(created_at > now() - interval '1 minute') FROM inbox")
 
 
 # -- the notification list ---------------------------------------------------------------------------

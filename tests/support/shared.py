@@ -1,14 +1,14 @@
-"""Events that many share, stored without the handler that takes them in."""
+"""Events of backends, stored without the handler that takes them in."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
-from handlers.events.rows import rows_of
+from handlers.events.rows import copies_of, rows_of
 from storage import broadcasts, inbox
 from storage.broadcasts import Body, Broadcast
-from storage.inbox import SharedEvent
+from storage.inbox import CopiedRow, SharedEvent
 from storage.statement import Write
 
 if TYPE_CHECKING:
@@ -24,5 +24,22 @@ async def insert_body(conn: Connection, body: Body, recipients: Iterable[int], *
 
 
 def refer(events: Sequence[SharedEvent], broadcast_id: int) -> list[Write]:
-    """The writes of recipients' events."""
-    return inbox.append_shared(rows_of(events, broadcast_id))
+    """The writes of recipients' events whose body stands in `broadcasts`."""
+    return inbox.append_shared(rows_of(events, broadcast_id), [], _heads(events))
+
+
+def copy(events: Sequence[SharedEvent]) -> list[Write]:
+    """The writes of recipients' events that have a copy of their body each."""
+    copies: list[CopiedRow] = []
+    for event in events:
+        copies += copies_of([event], event.body, fingerprint_of(event.body))
+    return inbox.append_shared([], copies, _heads(events))
+
+
+def fingerprint_of(body: Body) -> bytes:
+    """What stands for what was sent."""
+    return body.id.encode().ljust(32)
+
+
+def _heads(events: Sequence[SharedEvent]) -> dict[int, int]:
+    return {event.user_id: event.seq for event in sorted(events, key=lambda event: event.seq)}
