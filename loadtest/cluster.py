@@ -14,6 +14,7 @@ import secrets
 import sys
 import tempfile
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Final, NamedTuple
 
@@ -181,13 +182,9 @@ async def measure(folder: Path, nodes: int, rate: float, users: int, seconds: fl
     """`rate` events a second on each node, `users` on each."""
     post = Post(nodes)
     async with Cluster(folder, nodes) as cluster:
-        phones = []
+        phones: list[Reader] = []
         for node in range(nodes):
-            door = cluster.door(node)
-            ids = range(FIRST_USER + node, FIRST_USER + nodes * users, nodes)
-            phones += await connect_all(
-                door.address, lambda n, door=door, ids=ids: Reader(door.address, door.auth(ids[n]), post), users
-            )
+            phones += await _connect(cluster.door(node), post, range(node, nodes * users, nodes))
         await asyncio.sleep(1.0)
         cpu, at = cluster.cpu_s(), time.perf_counter()
         await asyncio.sleep(IDLE_S)
@@ -216,6 +213,15 @@ async def measure(folder: Path, nodes: int, rate: float, users: int, seconds: fl
         cpu_ms_per_event=1000 * spent_s / len(post.sent),
         idle_cores=idle,
     )
+
+
+async def _connect(door: Door, post: Post, numbers: Sequence[int]) -> list[Reader]:
+    """Users of one node."""
+
+    def reader(at: int) -> Reader:
+        return Reader(door.address, door.auth(FIRST_USER + numbers[at]), post)
+
+    return await connect_all(door.address, reader, len(numbers))
 
 
 async def _publish(cluster: Cluster, node: int, post: Post, rate: float, users: int, seconds: float) -> None:
