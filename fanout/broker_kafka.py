@@ -163,8 +163,6 @@ class KafkaBroker:
                 self._bury(producer)
 
     async def _talk(self, producer: AIOKafkaProducer, backoff: Backoff) -> None:
-        async with asyncio.timeout(SEND_S):
-            partitions = len(await producer.partitions_for(self._topic.name))
         beat_at = sent_at = time.monotonic() - BEAT_EVERY_S
         while True:
             await set_or_late(self._to_say, beat_at + BEAT_EVERY_S - time.monotonic())
@@ -173,12 +171,14 @@ class KafkaBroker:
             self._to_say.clear()
             outbox, self._outbox = self._outbox, Outbox()
             sent_at = time.monotonic()
-            beats = []
-            if sent_at >= beat_at + BEAT_EVERY_S:
-                beat_at = sent_at
-                beats = [Record(own, self._beat, str(sent_at).encode()) for own in self._own_partitions(partitions)]
-            async with asyncio.timeout(SEND_S):
-                await self._say(producer, outbox, beats, partitions)
+            is_beat = sent_at >= beat_at + BEAT_EVERY_S
+            beat_at = sent_at if is_beat else beat_at
+            try:
+                async with asyncio.timeout(SEND_S):
+                    await self._say(producer, outbox, with_beat=is_beat)
+            except BaseException:
+                self.counts.dropped["events"] += len(outbox.events)
+                raise
             if self._is_dumb:
                 self._is_dumb = False
                 log.warning("broker talks again")
@@ -187,8 +187,12 @@ class KafkaBroker:
             if self._stopping and not self._outbox:  # it may have been told more while it spoke
                 return
 
-    async def _say(self, producer: AIOKafkaProducer, outbox: Outbox, beats: list[Record], partitions: int) -> None:
+    async def _say(self, producer: AIOKafkaProducer, outbox: Outbox, *, with_beat: bool) -> None:
+        """Returns when Kafka has it: the producer has one request on its way to a broker at a time anyhow, and what
+        comes meanwhile is gathered into fewer records."""
         self.counts.dropped["events"] += outbox.dropped
+        partitions = len(await producer.partitions_for(self._topic.name))  # known already, and somebody may add some
+        beats = self._beats_for(partitions) if with_beat else []
         users = outbox.user_ids()
         where = await self._locator.nodes_of(users) if users and self._locator is not None else None
         sent = []
@@ -206,8 +210,14 @@ class KafkaBroker:
         for result in await asyncio.gather(*sent, return_exceptions=True):
             if isinstance(result, MessageSizeTooLargeError):  # the topic was made by somebody else
                 self.counts.dropped["too_large"] += 1
-            elif isinstance(result, BaseException):
+            elif isinstance(result, Exception):
                 raise result
+            elif isinstance(result, BaseException):  # cancelled, but not by us
+                raise ConnectionError("Kafka's client gave a record up")
+
+    def _beats_for(self, partitions: int) -> list[Record]:
+        now = str(time.monotonic()).encode()
+        return [Record(own, self._beat, now) for own in self._own_partitions(partitions)]
 
     def _note_dumb(self, error: Exception) -> None:
         """What was to be said is lost. When it can be said again, that is."""
@@ -250,8 +260,8 @@ class KafkaBroker:
                     await asyncio.sleep(0.01)
                 own = [TopicPartition(name, each) for each in self._own_partitions(len(partitions))]
                 consumer.assign(own)
-                await consumer.seek_to_end(*own)
-                self._next_offsets = {each.partition: await consumer.position(each) for each in own}
+                self._next_offsets = {}
+                await self._skip_to_end(consumer, own)
         except BaseException:
             self._bury(consumer)
             raise
@@ -270,13 +280,21 @@ class KafkaBroker:
                     self._hear(record)
                 if (consumer.highwater(place) or 0) - found[-1].offset > BEHIND_MAX:
                     self._note_gap()
-                    await consumer.seek_to_end(place)
-                    self._next_offsets[place.partition] = await consumer.position(place)
+                    await self._skip_to_end(consumer, [place])
+            known = consumer.partitions_for_topic(self._topic.name)
+            if known and self._own_partitions(len(known)) != sorted(self._next_offsets):
+                raise ConnectionError("the topic has other partitions than it had")
             if time.monotonic() - min(self._beats.values()) > DEAF_S:
                 raise ConnectionError("it does not hear itself")
             if heard:
                 backoff.reset()
                 await asyncio.sleep(0)  # what is there already is given without a turn of the loop
+
+    async def _skip_to_end(self, consumer: AIOKafkaConsumer, places: list[TopicPartition]) -> None:
+        async with asyncio.timeout(START_TIMEOUT_S):  # by themselves these wait for as long as Kafka is away
+            await consumer.seek_to_end(*places)
+            for place in places:
+                self._next_offsets[place.partition] = await consumer.position(place)
 
     def _hear(self, record: Any) -> None:
         key: bytes = record.key or b""

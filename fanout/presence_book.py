@@ -135,6 +135,11 @@ class Book:
         """(user, generation) of all that a node has entered."""
         return [_pair(member) for member in await self._do("SMEMBERS", self._node(incarnation))]
 
+    async def count_entered(self, incarnation: str) -> int:
+        """Connections that a node has entered."""
+        count: int = await self._do("SCARD", self._node(incarnation))
+        return count
+
     async def count_missing(self, incarnation: str, entries: Sequence[tuple[int, int]]) -> int:
         """Of (user, generation), at most `CHUNK`."""
         keys = [self._user(user) for user, _ in entries]

@@ -262,7 +262,7 @@ class RedisPresence:
             log.warning("presence: Redis is back")
             self._away = False
         is_marked = marks.get(self._members.incarnation) == self._book.run
-        if self._in_doubt or not is_marked or await self._some_are_missing():
+        if self._in_doubt or not is_marked or await self._is_wrong():
             await self._enter_again()
             marks, _ = await self._book.look(())
         await self._sweep()
@@ -278,7 +278,9 @@ class RedisPresence:
         for stored in chunks(await self._book.list_entered(incarnation)):
             async with self._lock:
                 await self._book.erase(incarnation, [each for each in stored if each[1] not in self._own])
-        for generations in chunks(list(self._own)):
+        async with self._lock:  # who is being entered just now is either in Redis or here
+            entered = list(self._own)
+        for generations in chunks(entered):
             async with self._lock:
                 here = [(self._own[own][0], own, self._own[own][1]) for own in generations if own in self._own]
                 await self._book.write(incarnation, here)
@@ -289,8 +291,12 @@ class RedisPresence:
         self.counts.entered_again += 1
         self.look_soon()  # says so in the row
 
-    async def _some_are_missing(self) -> bool:
-        """Looks at a part of the entries: somebody may have emptied a part of Redis."""
+    async def _is_wrong(self) -> bool:
+        """Counts the entries and looks at a part of them: somebody may have emptied a part of Redis, and a write that
+        was given up may have arrived long after."""
+        async with self._lock:
+            if await self._book.count_entered(self._members.incarnation) != len(self._own):
+                return True
         share = max(LEAST_SHARE, len(self._own) // SHARE)
         at = self._looked_at if self._looked_at < len(self._own) else 0
         self._looked_at = at + share

@@ -13,6 +13,7 @@ from contextlib import AsyncExitStack
 import asyncpg
 import pytest
 import pytest_asyncio
+from aiokafka.admin import AIOKafkaAdminClient, NewPartitions
 
 from fanout import broker_kafka
 from fanout.broker_kafka import KafkaBroker
@@ -152,6 +153,35 @@ async def test_a_topic_that_somebody_else_made_smaller_is_used_as_it_is(
     brokers[0].announce_events(told([(2, 1), (3, 1)]))
     await until(lambda: heard[1].events and heard[2].events)
     assert heard[0].events == []
+    for broker in brokers:
+        await broker.stop()
+
+
+async def test_partitions_that_somebody_adds_are_read(
+    nodes: list[Node], places: Places, pool: asyncpg.Pool, tasks: Tasks, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Who writes takes them for what they were meant for."""
+    common = {"bootstrap_servers": places.kafka, "metadata_max_age_ms": 100}
+    monkeypatch.setattr(Kafka, "_common", lambda _: common)
+    other = places._replace(prefix=f"{places.prefix}-small")
+    await Kafka(places.kafka).ensure([Topic(f"{other.prefix}.fanout", 2)])
+    brokers, heard = [], [Heard() for _ in nodes]
+    for node, name, each in zip(nodes, "abc", heard, strict=True):
+        brokers.append(kafka_broker(name, other, node.presence, each.listeners, tasks))
+        await brokers[-1].start()
+    admin = AIOKafkaAdminClient(bootstrap_servers=places.kafka)
+    await admin.start()
+    await admin.create_partitions({f"{other.prefix}.fanout": NewPartitions(PARTITIONS)})
+    await admin.close()
+    own = [{0, node.presence.partition} for node in nodes]
+    await until(
+        lambda: [set(broker._next_offsets) for broker in brokers] == own and not any(b._is_deaf for b in brokers)
+    )
+    compares = [each.compares for each in heard]
+    assert min(compares) > 0, "something may have been missed"
+    brokers[0].announce_events(told([(2, 1), (3, 1)]))
+    await until(lambda: heard[1].events and heard[2].events)
+    assert brokers[1].counts.heard["skipped"] == brokers[2].counts.heard["skipped"] == 0
     for broker in brokers:
         await broker.stop()
 

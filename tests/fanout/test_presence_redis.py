@@ -266,6 +266,14 @@ async def test_what_somebody_deletes_in_redis_is_entered_again(nodes: Nodes) -> 
     await becomes(lambda: holders(a), {7: {peer(b)}, 8: {peer(b)}})
 
 
+async def test_what_a_write_that_was_given_up_leaves_behind_is_taken_out(nodes: Nodes) -> None:
+    """It was on its way when Redis could not be reached, and arrives when all has been entered again."""
+    a, b = await nodes.start("a"), await nodes.start("b")
+    await b.enter([(8, "")])
+    await b._book.write(b._members.incarnation, [(7, 99, "phone")])
+    await becomes(lambda: holders(a), {8: {peer(b)}})
+
+
 async def test_an_emptied_database_has_all_nodes_join_and_enter_again(nodes: Nodes, pool: asyncpg.Pool) -> None:
     """What a crash does to unlogged tables."""
     a, b = await nodes.start("a"), await nodes.start("b")
