@@ -37,8 +37,19 @@ class Presence(Protocol):
         """(user, device, generation) of connections here -> (user, device, newest generation), once for each device
         that has a newer connection than one given, on whichever node: what `Delivery.replace` takes."""
 
-    async def devices_of(self, user_id: int) -> list[str]:
-        """The device of each of a user's connections on all nodes, oldest first; so its length is their number."""
+    async def elsewhere(self, connections: list[tuple[int, str, int]]) -> list[int]:
+        """(user, device, generation) of connections here -> how many older ones the user has on other nodes that live,
+        those of the same device left out, since they end. Where it is not known, none."""
+
+    async def connections_of(self, user_id: int) -> list[Held]:
+        """All of a user's connections, on all nodes that live, oldest first."""
+
+
+class Held(NamedTuple):
+    """A connection, and the name of the node that holds it."""
+
+    device_id: str
+    node: str
 
 
 class Peer(NamedTuple):
@@ -78,7 +89,8 @@ class Locator(Protocol):
 class MemoryPresence:
     """For one process. A user's connections are one tuple: nearly everybody has one, and it is the smallest thing."""
 
-    def __init__(self) -> None:
+    def __init__(self, node: str = "") -> None:
+        self._node = node
         self._users: dict[int, tuple[tuple[int, str], ...]] = {}  # user -> (generation, device), rising
         self._generations = count(1)
 
@@ -121,5 +133,18 @@ class MemoryPresence:
                 found[user_id, device_id] = newest
         return [(user_id, device_id, newest) for (user_id, device_id), newest in found.items()]
 
-    async def devices_of(self, user_id: int) -> list[str]:
-        return [device for _, device in self._users.get(user_id, ())]
+    async def elsewhere(self, connections: list[tuple[int, str, int]]) -> list[int]:
+        return [0] * len(connections)
+
+    async def connections_of(self, user_id: int) -> list[Held]:
+        return [Held(device, self._node) for _, device in self.entries_of(user_id)]
+
+    def entries_of(self, user_id: int) -> tuple[tuple[int, str], ...]:
+        """(generation, device) of a user's connections, oldest first."""
+        return self._users.get(user_id, ())
+
+
+def is_in_the_way(older: tuple[int, str], connection: tuple[int, str, int]) -> bool:
+    """Whether a (generation, device) of the same user counts against the limit when that one connects."""
+    _, device_id, generation = connection
+    return older[0] < generation and (not device_id or older[1] != device_id)

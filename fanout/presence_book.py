@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Collection, Iterator, Sequence
-from typing import Any, Final, TypeVar
+from typing import Any, Final, NamedTuple, TypeVar
 
 from fanout.redis import RedisLink
 
@@ -53,8 +53,8 @@ for i = 2, #KEYS do
 end
 return found"""
 
-# KEYS: complete, user  Returns the marks, then the user's fields and devices.
-DEVICES: Final = "return {redis.call('HGETALL', KEYS[1]), redis.call('HGETALL', KEYS[2])}"
+# KEYS: complete, users...  Returns the marks, then each user's fields and devices.
+LOOK_CLOSELY: Final = LOOK.replace("HKEYS", "HGETALL")
 
 # KEYS: users...  ARGV: incarnation, generations...  Returns how many entries are not there.
 MISSING: Final = """
@@ -86,6 +86,14 @@ Marks = dict[str, str]
 """incarnation -> run"""
 
 
+class Entry(NamedTuple):
+    """One connection as it stands there."""
+
+    generation: int
+    device_id: str
+    incarnation: str
+
+
 class Book:
     """All calls raise what a lost Redis raises (`fanout.redis.AWAY`); what they did until then is unknown."""
 
@@ -97,7 +105,7 @@ class Book:
         self._nodes = f"{prefix}:nodes"
         script = self._link.script
         self._enter, self._erase, self._mark, self._look = script(ENTER), script(ERASE), script(MARK), script(LOOK)
-        self._devices, self._missing, self._newer = script(DEVICES), script(MISSING), script(NEWER)
+        self._look_closely, self._missing, self._newer = script(LOOK_CLOSELY), script(MISSING), script(NEWER)
 
     @property
     def run(self) -> str:
@@ -159,11 +167,11 @@ class Book:
                     found[user_id] = {field.partition(":")[0] for field in own}
         return dict(held or ()), found
 
-    async def connections_of(self, user_id: int) -> tuple[Marks, list[tuple[int, str, str]]]:
-        """(marks, (generation, incarnation, device) of the user's connections, oldest first)"""
-        marks, entries = await self._run(self._devices, [self._complete, self._user(user_id)])
-        split = ((field.partition(":"), device) for field, device in _pairs(entries))
-        return dict(_pairs(marks)), sorted((int(own), node, device) for (node, _, own), device in split)
+    async def connections_of(self, user_ids: Sequence[int]) -> tuple[Marks, list[list[Entry]]]:
+        """(marks, of each user the connections, oldest first), of at most `CHUNK` users"""
+        keys = [self._complete, *map(self._user, user_ids)]
+        marks, *found = await self._run(self._look_closely, keys)
+        return dict(_pairs(marks)), [sorted(map(_entry, _pairs(entries))) for entries in found]
 
     async def newer(self, connections: Sequence[tuple[int, str, int]]) -> list[tuple[int, str, int]]:
         """(user, device, generation) -> (user, device, newest generation) of those with a newer one."""
@@ -216,6 +224,12 @@ def chunks(entries: Collection[T]) -> Iterator[Sequence[T]]:
 def _pair(member: str) -> tuple[int, int]:
     user, _, generation = member.partition(":")
     return int(user), int(generation)
+
+
+def _entry(written: tuple[str, str]) -> Entry:
+    field, device_id = written
+    incarnation, _, generation = field.partition(":")
+    return Entry(int(generation), device_id, incarnation)
 
 
 def _pairs(flat: list[Any]) -> Iterator[tuple[Any, Any]]:

@@ -13,6 +13,7 @@ import asyncpg
 
 from fanout.members import DELETE_CONNECTIONS_OF, LEASE_S, RENEW_EVERY_S, Members
 from fanout.postgres import AWAY, COMMAND_TIMEOUT_S
+from fanout.presence import Held
 from fanout.tasks import Spawn
 
 DELETE_ORPHANS = "DELETE FROM connections c WHERE NOT EXISTS (SELECT FROM nodes n WHERE n.node = c.node)"
@@ -43,8 +44,16 @@ NEWER = """
                           AND c.device_id = given.device_id
         WHERE given.device_id <> ''
     ) AS found GROUP BY user_id, device_id"""
-DEVICES_OF = """
-    SELECT c.device_id FROM connections c JOIN nodes n ON n.node = c.node
+# None for who has none: a join finds those of nearly nobody.
+ELSEWHERE = """
+    SELECT c.user_id, given.generation, count(*) AS connections
+    FROM unnest($1::bigint[], $2::text[], $3::bigint[]) AS given (user_id, device_id, generation)
+    JOIN connections c ON c.user_id = given.user_id AND c.generation < given.generation
+                      AND (given.device_id = '' OR c.device_id <> given.device_id)
+    JOIN nodes n ON n.node = c.node
+    WHERE c.node <> $4 AND n.lease_until > clock_timestamp() GROUP BY 1, 2"""
+CONNECTIONS_OF = """
+    SELECT c.device_id, c.node FROM connections c JOIN nodes n ON n.node = c.node
     WHERE c.user_id = $1 AND n.lease_until > clock_timestamp() ORDER BY c.generation"""
 
 log = logging.getLogger(__name__)
@@ -132,9 +141,15 @@ class PostgresPresence:
         rows = await self._pool.fetch(NEWER, users, devices, generations, timeout=COMMAND_TIMEOUT_S)
         return [(row["user_id"], row["device_id"], row["generation"]) for row in rows]
 
-    async def devices_of(self, user_id: int) -> list[str]:
-        rows = await self._pool.fetch(DEVICES_OF, user_id, timeout=COMMAND_TIMEOUT_S)
-        return [row["device_id"] for row in rows]
+    async def elsewhere(self, connections: list[tuple[int, str, int]]) -> list[int]:
+        users, devices, generations = zip(*connections, strict=True) if connections else ((), (), ())
+        rows = await self._pool.fetch(ELSEWHERE, users, devices, generations, self._node, timeout=COMMAND_TIMEOUT_S)
+        found = {row["generation"]: row["connections"] for row in rows}
+        return [found.get(generation, 0) for generation in generations]
+
+    async def connections_of(self, user_id: int) -> list[Held]:
+        rows = await self._pool.fetch(CONNECTIONS_OF, user_id, timeout=COMMAND_TIMEOUT_S)
+        return [Held(row["device_id"], row["node"]) for row in rows]
 
     # The lease
 

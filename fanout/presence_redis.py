@@ -21,7 +21,7 @@ import asyncpg
 from fanout import postgres
 from fanout.counts import PresenceCounts
 from fanout.members import LEASE_S, RENEW_EVERY_S, Members
-from fanout.presence import Peer, Where
+from fanout.presence import Held, Peer, Where, is_in_the_way
 from fanout.presence_book import Book, Marks, chunks
 from fanout.redis import AWAY, FORGETFUL
 from fanout.tasks import Backoff, Spawn, end, set_or_late
@@ -61,6 +61,7 @@ class RedisPresence:
         """`node` is unique to this run of this process, and `prefix` to this cluster; `family` is how the names of its
         parent's workers begin; `partitions` are there for single nodes."""
         self._pool = pool
+        self._node = node
         self._spawn = spawn
         self._lease_s = lease_s
         self._renew_every_s = renew_every_s
@@ -151,21 +152,36 @@ class RedisPresence:
                 self._lose(error)
         return [(user_id, device_id, newest) for (user_id, device_id), newest in found.items()]
 
-    async def devices_of(self, user_id: int) -> list[str]:
+    async def elsewhere(self, connections: list[tuple[int, str, int]]) -> list[int]:
+        if self._away:
+            return [0] * len(connections)
+        living, counts = self._living() - {self._members.incarnation}, []
+        try:
+            for chunk in chunks(connections):
+                _, found = await self._book.connections_of([user_id for user_id, _, _ in chunk])
+                for each, entries in zip(chunk, found, strict=True):
+                    counts.append(sum(old.incarnation in living and is_in_the_way(old[:2], each) for old in entries))
+        except AWAY as error:
+            self._lose(error)
+            return [0] * len(connections)
+        return counts
+
+    async def connections_of(self, user_id: int) -> list[Held]:
         """Raises ConnectionError while it is not known."""
         if self._away:
             raise ConnectionError("Redis is away, and nothing else knows who is connected")
         try:
-            marks, found = await self._book.connections_of(user_id)
+            marks, [found] = await self._book.connections_of([user_id])
         except AWAY as error:
             self._lose(error)
             raise ConnectionError("Redis does not answer") from error
-        if {node for _, node, _ in found} - self._living() or self._unmarked(marks):
+        if {entry.incarnation for entry in found} - self._living() or self._unmarked(marks):
             await self._renew()  # somebody has just come, or gone
         if self._in_doubt or self._unmarked(marks):
             raise ConnectionError("connections are just being entered in Redis again")
-        living = self._living()
-        return [device for _, node, device in found if node in living]
+        names = {member.incarnation: member.node for member in self._members.others}
+        names[self._members.incarnation] = self._node
+        return [Held(entry.device_id, names[entry.incarnation]) for entry in found if entry.incarnation in names]
 
     # Where users are
 

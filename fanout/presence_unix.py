@@ -13,7 +13,7 @@ from typing import Any, Final
 import msgspec
 
 from fanout.line import PARENT, Line
-from fanout.presence import MemoryPresence
+from fanout.presence import Held, MemoryPresence, is_in_the_way
 from fanout.tasks import Spawn
 
 SUBJECT: Final = 2
@@ -22,7 +22,7 @@ STOP_S: Final = 1.0
 
 
 class Join(msgspec.Struct, frozen=True, array_like=True, tag="join"):
-    pass
+    node: str
 
 
 class Part(msgspec.Struct, frozen=True, array_like=True, tag="part"):
@@ -41,11 +41,15 @@ class Newer(msgspec.Struct, frozen=True, array_like=True, tag="newer"):
     connections: list[tuple[int, str, int]]
 
 
-class DevicesOf(msgspec.Struct, frozen=True, array_like=True, tag="devices"):
+class Elsewhere(msgspec.Struct, frozen=True, array_like=True, tag="elsewhere"):
+    connections: list[tuple[int, str, int]]
+
+
+class ConnectionsOf(msgspec.Struct, frozen=True, array_like=True, tag="connections"):
     user_id: int
 
 
-Question = Join | Part | Enter | Leave | Newer | DevicesOf
+Question = Join | Part | Enter | Leave | Newer | Elsewhere | ConnectionsOf
 
 
 class PresenceDesk:
@@ -56,6 +60,7 @@ class PresenceDesk:
         self._line = line
         self._presence = MemoryPresence()
         self._workers: dict[int, dict[int, int]] = {}  # worker -> generation -> user
+        self._names: dict[int, str] = {}  # worker -> node
         self._decoder: msgspec.json.Decoder[Question] = msgspec.json.Decoder(Question)
         line.answer(SUBJECT, self._answer)
 
@@ -70,7 +75,8 @@ class PresenceDesk:
 
     async def _answer_to(self, worker: int, question: Question) -> Any:
         match question:
-            case Join():
+            case Join(node):
+                self._names[worker] = node
                 self.forget(worker)  # the last questions of an earlier one of this number may come after its end
                 self._workers[worker] = {}
                 self._tell_workers()
@@ -90,9 +96,21 @@ class PresenceDesk:
                 self._presence.take_out(gone)
             case Newer(connections):
                 return await self._presence.newer(connections)
-            case DevicesOf(user_id):
-                return await self._presence.devices_of(user_id)
+            case Elsewhere(connections):
+                own = self._workers.get(worker, {})
+                return [
+                    sum(
+                        older[0] not in own and is_in_the_way(older, each)
+                        for older in self._presence.entries_of(each[0])
+                    )
+                    for each in connections
+                ]
+            case ConnectionsOf(user_id):
+                return [(device, self._node_of(own)) for own, device in self._presence.entries_of(user_id)]
         return None
+
+    def _node_of(self, generation: int) -> str:
+        return next(self._names[worker] for worker, own in self._workers.items() if generation in own)
 
     def _tell_workers(self) -> None:
         self._line.say(SUBJECT, msgspec.json.encode(list(self._workers)))
@@ -101,14 +119,15 @@ class PresenceDesk:
 class UnixPresence:
     """See `Presence`. The line is opened, and closed, by whoever made it."""
 
-    def __init__(self, *, line: Line, spawn: Spawn) -> None:
+    def __init__(self, *, line: Line, node: str, spawn: Spawn) -> None:
         self._line = line
+        self._node = node
         self._spawn = spawn
         self._others = False
 
     async def start(self) -> None:
         self._line.hear(SUBJECT, self._hear_workers, gap=lambda: None)
-        self._hear_workers(await self._line.ask(PARENT, SUBJECT, msgspec.json.encode(Join())))
+        self._hear_workers(await self._line.ask(PARENT, SUBJECT, msgspec.json.encode(Join(self._node))))
 
     async def stop(self) -> None:
         self._line.ignore(SUBJECT)
@@ -136,10 +155,15 @@ class UnixPresence:
             newer: list[tuple[int, str, int]] = await self._ask(Newer(connections), list[tuple[int, str, int]])
             return newer
 
-    async def devices_of(self, user_id: int) -> list[str]:
+    async def elsewhere(self, connections: list[tuple[int, str, int]]) -> list[int]:
         async with asyncio.timeout(COMMAND_TIMEOUT_S):
-            devices: list[str] = await self._ask(DevicesOf(user_id), list[str])
-            return devices
+            counts: list[int] = await self._ask(Elsewhere(connections), list[int])
+            return counts
+
+    async def connections_of(self, user_id: int) -> list[Held]:
+        async with asyncio.timeout(COMMAND_TIMEOUT_S):
+            held: list[Held] = await self._ask(ConnectionsOf(user_id), list[Held])
+            return held
 
     def _hear_workers(self, body: bytes) -> None:
         self._others = any(worker != self._line.number for worker in msgspec.json.decode(body, type=list[int]))

@@ -18,7 +18,7 @@ from fanout.broker import Broker
 from fanout.delivery import Delivery
 from fanout.hub import Hub
 from fanout.pages import READERS
-from fanout.presence import Presence
+from fanout.presence import Held, Presence
 from fanout.publisher import Publisher
 from gateway import failpoints, metrics
 from gateway.auth import Authenticator
@@ -134,7 +134,7 @@ class Node:
             await self._awards.look(conn)
             await requests.maintain_partitions(conn)
 
-        inbox = InboxHandler(pool=self._pool, devices_of=self._devices_of)
+        inbox = InboxHandler(pool=self._pool, connections_of=self._connections_of)
         self._delivery = Delivery(
             hub=self._hub,
             read_pages=InboxPages(pool=await self._open_pages_pool(stack)).read,
@@ -421,8 +421,8 @@ class Node:
         await stage.seed()
         app.add_routes(stage.routes())
 
-    async def _devices_of(self, user_id: int) -> list[str]:
-        return await self._presence.devices_of(user_id)
+    async def _connections_of(self, user_id: int) -> list[Held]:
+        return await self._presence.connections_of(user_id)
 
     # -- coming and going ------------------------------------------------------------------------
 

@@ -7,7 +7,7 @@ import random
 import time
 from collections.abc import Callable, Coroutine
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
 import structlog
@@ -70,6 +70,9 @@ class SessionLimits(msgspec.Struct, frozen=True):
     bad_requests_per_minute: int
     max_per_user: int
     deadline_s: float  # from the receipt of a request on
+
+
+TOO_MANY: Final = "connection_limit", "This user has too many connections."
 
 
 class ClientApp:
@@ -201,7 +204,7 @@ class ClientApp:
         device_id = session.device_id
         others = sum(1 for cursor in self._hub.cursors_of(user_id) if not device_id or cursor.device_id != device_id)
         if others >= self.limits.max_per_user:
-            raise ConnectRefused("connection_limit", "This user has too many connections.")
+            raise ConnectRefused(*TOO_MANY)
         session.user_id = user_id
         session.cursor = self._delivery.attach(user_id, session, device_id or "")
 
@@ -231,6 +234,9 @@ class ClientApp:
         if found.status != "active":
             _refuse(session.connection, ConnectRefused("user_suspended", "The user is suspended."))
             return
+        if session.elsewhere and session.elsewhere + self._older_here(session) >= self.limits.max_per_user:
+            _refuse(session.connection, ConnectRefused(*TOO_MANY))
+            return
         session.cursor.generation = session.generation
         at, complete = self._position(arriving, found)
         remaining_s = session.expires_at - self.loop.time()
@@ -240,6 +246,12 @@ class ClientApp:
         self._delivery.start(session.cursor, at, found.seq, lambda seq: self._resumed(session, seq))
         if session.device_id:
             self._announce(session.user_id, session.device_id, session.generation)
+
+    def _older_here(self, session: Session) -> int:
+        """How many accepted connections its user has on this node; not those of the same device, which end."""
+        device_id = session.device_id
+        here = self._hub.cursors_of(session.user_id)
+        return sum(1 for each in here if each.generation and (not device_id or each.device_id != device_id))
 
     def turn_away(self, arriving: Arriving) -> None:
         """The database is away: close without a packet, so that official clients come back by themselves."""

@@ -106,6 +106,10 @@ class Arrivals:
         )
         for arriving, generation in zip(batch, generations, strict=True):
             arriving.session.generation = generation
+        if self._presence.other_nodes():
+            here = [(each.session.user_id, each.session.device_id or "", each.session.generation) for each in batch]
+            for arriving, elsewhere in zip(batch, await self._presence.elsewhere(here), strict=True):
+                arriving.session.elsewhere = elsewhere
         async with session(self._pool) as conn:
             ids = list({arriving.session.user_id for arriving in batch})
             found = await arrivals.list_arrivals(conn, ids)

@@ -52,8 +52,8 @@ class Session:
     """
 
     __slots__ = (
-        "acting", "app", "connection", "cursor", "device_id", "errors", "expires_at", "generation", "issued_at",
-        "newer", "over", "reading", "tick", "token_hash", "user_id", "waiting", "warned",
+        "acting", "app", "connection", "cursor", "device_id", "elsewhere", "errors", "expires_at", "generation",
+        "issued_at", "newer", "over", "reading", "tick", "token_hash", "user_id", "waiting", "warned",
     )  # fmt: skip
 
     def __init__(self, app: ClientApp, connection: Connection, device_id: str | None) -> None:
@@ -63,6 +63,7 @@ class Session:
         self.device_id = device_id
         self.cursor: Cursor | None = None
         self.generation = 0
+        self.elsewhere = 0  # older connections of this user on other nodes
         self.newer = False  # announced a newer protocol than ours
         self.expires_at = 0.0  # on the loop's clock
         self.issued_at: int | None = None  # the token's Unix second

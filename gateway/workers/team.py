@@ -66,7 +66,7 @@ def presence_for(
     """`dsn` is given where other nodes may be anywhere that the database is reached from, `team` where there are
     siblings."""
     if dsn is None:
-        return MemoryPresence() if team is None else UnixPresence(line=team.line, spawn=spawn)
+        return MemoryPresence(node) if team is None else UnixPresence(line=team.line, node=node, spawn=spawn)
     family = team.name if team else node
     if not settings.redis.url:
         return PostgresPresence(pool=pool, node=node, spawn=spawn, family=family)

@@ -22,12 +22,12 @@ if TYPE_CHECKING:
 
 
 class InboxHandler:
-    """Answers from the stored inbox. `devices_of` names the device of each connection of a user, on whichever node;
-    `""` stands for one that named none."""
+    """Answers from the stored inbox. `connections_of` names (device, node) of each connection of a user; a device of
+    `""` is one that was not named."""
 
-    def __init__(self, *, pool: Pool, devices_of: Callable[[int], Awaitable[list[str]]]) -> None:
+    def __init__(self, *, pool: Pool, connections_of: Callable[[int], Awaitable[Sequence[tuple[str, str]]]]) -> None:
         self._pool = pool
-        self._devices_of = devices_of
+        self._connections_of = connections_of
 
     async def fetch(self, user_id: int, request: FetchRequest) -> FetchAck:
         """One page of the inbox."""
@@ -50,14 +50,15 @@ class InboxHandler:
             return AckAck(min(request.seq, seq))
 
     async def get_state(self, user_id: int) -> tuple[InboxState, int]:
-        """Head, oldest kept event and devices of a user, for backends; and the head once more."""
+        """Head, oldest kept event, devices and nodes of a user, for backends; and the head once more."""
         async with session(self._pool) as conn:
             _, seq, oldest = await _head(conn, user_id)
             acked = dict(await inbox.list_devices(conn, user_id))
-        connected = await self._devices_of(user_id)
-        names = sorted({*acked, *(name for name in connected if name)})
+        held = await self._connections_of(user_id)
+        connected, nodes = {device for device, _ in held}, sorted({node for _, node in held})
+        names = sorted({*acked, *connected} - {""})
         devices = [Device(name, acked.get(name, 0), name in connected) for name in names]
-        return InboxState(seq, oldest, bool(connected), devices), seq
+        return InboxState(seq, oldest, bool(held), devices, nodes), seq
 
 
 def _is_overtaken(events: Sequence[Event], after: int, seq: int) -> bool:

@@ -65,3 +65,4 @@ class InboxState(Message):
     oldest_seq: int
     connected: bool
     devices: list[Device]
+    nodes: list[str]  # that hold a connection of the user, as `welcome` names them

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 from fanout.broker import Listeners
 from fanout.pages import Page, Wanted
+from fanout.presence import Presence
 
 
 class Told(NamedTuple):
@@ -53,6 +54,11 @@ class Heard:
 
     def anything(self) -> bool:
         return bool(self.heads or self.events or self.topics or self.users or self.replaced or self.compares)
+
+
+async def devices_of(presence: Presence, user_id: int) -> list[str]:
+    """Of each of a user's connections."""
+    return [held.device_id for held in await presence.connections_of(user_id)]
 
 
 async def until(true: Callable[[], object], seconds: float = 15.0) -> None:

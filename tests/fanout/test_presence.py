@@ -16,7 +16,7 @@ from fanout.presence_postgres import PostgresPresence
 from fanout.presence_unix import PresenceDesk, UnixPresence
 from tests.fanout.cluster import presence_of
 from tests.fanout.lines import opened
-from tests.fanout.sinks import Tasks
+from tests.fanout.sinks import Tasks, devices_of
 
 
 @pytest.fixture
@@ -40,7 +40,7 @@ class Workers:
         self.desk = PresenceDesk(await self._line(PARENT))
 
     async def worker(self, number: int) -> UnixPresence:
-        return UnixPresence(line=await self._line(number), spawn=self._tasks)
+        return UnixPresence(line=await self._line(number), node=f"a.{number}", spawn=self._tasks)
 
     def kill(self, number: int) -> None:
         """Its end of the socket closes, and it says no more."""
@@ -77,7 +77,7 @@ async def lone_worker(workers: Workers) -> UnixPresence:
 @pytest.fixture(params=["memory", "postgres", "unix", "redis"])
 def made(request: pytest.FixtureRequest, tasks: Tasks) -> Presence:
     if request.param == "memory":
-        return MemoryPresence()
+        return MemoryPresence("a.1")
     if request.param == "unix":
         worker: UnixPresence = request.getfixturevalue("lone_worker")
         return worker
@@ -93,6 +93,36 @@ async def presence(made: Presence, tasks: Tasks) -> AsyncIterator[Presence]:
     yield made
     await made.stop()
     assert not tasks.running
+
+
+@pytest.fixture
+async def two_workers(workers: Workers) -> list[UnixPresence]:
+    return [await workers.worker(number) for number in (1, 2)]
+
+
+@pytest.fixture(params=["postgres", "unix", "redis"])
+def made_two(request: pytest.FixtureRequest, tasks: Tasks) -> list[Presence]:
+    if request.param == "unix":
+        workers: list[Presence] = request.getfixturevalue("two_workers")
+        return workers
+    pool, names = request.getfixturevalue("pool"), ("a.1", "a.2")
+    if request.param == "redis":
+        places = request.getfixturevalue("redis_places")
+        return [presence_of(name, pool, places, tasks) for name in names]
+    return [PostgresPresence(pool=pool, node=name, spawn=tasks, renew_every_s=0.05) for name in names]
+
+
+@pytest.fixture
+async def two(made_two: list[Presence]) -> AsyncIterator[list[Presence]]:
+    """Nodes `a.1` and `a.2`, which know each other."""
+    for each in made_two:
+        await each.start()
+    async with asyncio.timeout(5):
+        while not all(each.other_nodes() for each in made_two):
+            await asyncio.sleep(0.01)
+    yield made_two
+    for each in made_two:
+        await each.stop()
 
 
 async def started(pool: asyncpg.Pool, node: str, tasks: Tasks, *, lease_s: float = 0.6) -> PostgresPresence:
@@ -119,6 +149,10 @@ async def test_generations_rise_in_the_order_given(presence: Presence) -> None:
     assert len(first) == 300
     assert first[0] > 0
     assert await presence.enter([]) == []
+    held = await presence.connections_of(1)
+    assert [each.device_id for each in held] == ["device 1", "", ""]
+    assert len({each.node for each in held}) == 1
+    assert await presence.elsewhere([(1, "", second[-1])]) == [0]
 
 
 async def test_a_devices_newer_connection_is_seen_and_no_other(presence: Presence) -> None:
@@ -135,13 +169,35 @@ async def test_a_devices_newer_connection_is_seen_and_no_other(presence: Presenc
 
 async def test_the_devices_of_a_user_are_counted_until_they_leave(presence: Presence) -> None:
     phone, tablet, other = await presence.enter([(7, "phone"), (7, "tablet"), (8, "phone")])
-    assert await presence.devices_of(7) == ["phone", "tablet"]
+    assert await devices_of(presence, 7) == ["phone", "tablet"]
     await presence.leave([(7, phone), (8, phone), (99, 12345), (8, other)])
-    assert await presence.devices_of(7) == ["tablet"]
-    assert await presence.devices_of(8) == []
+    assert await devices_of(presence, 7) == ["tablet"]
+    assert await devices_of(presence, 8) == []
     await presence.leave([(7, tablet), (7, tablet)])
-    assert await presence.devices_of(7) == []
+    assert await devices_of(presence, 7) == []
     await presence.leave([])
+
+
+async def test_connections_name_the_node_that_holds_them(two: list[Presence]) -> None:
+    a, b = two
+    (phone,) = await a.enter([(7, "phone")])
+    await b.enter([(7, ""), (8, "phone")])
+    for each in two:
+        assert await each.connections_of(7) == [("phone", "a.1"), ("", "a.2")]
+    await a.leave([(7, phone)])
+    assert await b.connections_of(7) == [("", "a.2")]
+
+
+async def test_older_connections_on_other_nodes_are_counted(two: list[Presence]) -> None:
+    a, b = two
+    await a.enter([(7, "phone"), (7, ""), (8, "phone")])
+    phone, tablet, bare, other, nobody = await b.enter([(7, "phone"), (7, "tablet"), (7, ""), (8, "phone"), (9, "")])
+    here = [(7, "phone", phone), (7, "tablet", tablet), (7, "", bare), (8, "phone", other), (9, "", nobody)]
+    assert await b.elsewhere(here) == [1, 2, 2, 0, 0], "its own are not, and a device ends its older connection"
+    (newer,) = await a.enter([(7, "")])
+    assert await b.elsewhere(here) == [1, 2, 2, 0, 0], "and whoever came later is refused, not who was here"
+    assert await a.elsewhere([(7, "", newer)]) == [3]
+    assert await a.elsewhere([]) == []
 
 
 async def test_alone_there_is_no_other_node(presence: Presence) -> None:
@@ -158,7 +214,7 @@ async def test_nodes_see_each_other_and_their_connections(pool: asyncpg.Pool, ta
     (old,) = await a.enter([(7, "phone")])
     (new,) = await b.enter([(7, "phone")])
     assert await a.newer([(7, "phone", old)]) == [(7, "phone", new)]
-    assert await a.devices_of(7) == ["phone", "phone"]
+    assert await devices_of(a, 7) == ["phone", "phone"]
     await a.leave([(7, new)])  # another's connection is not ours to take out
     assert await rows(pool) == [(7, "phone", "a.1"), (7, "phone", "b.1")]
     await b.stop()
@@ -285,11 +341,11 @@ async def test_workers_see_each_other_and_their_connections(workers: Workers) ->
     (old,) = await a.enter([(7, "phone")])
     (new,) = await b.enter([(7, "phone")])
     assert await a.newer([(7, "phone", old)]) == [(7, "phone", new)]
-    assert await a.devices_of(7) == ["phone", "phone"]
+    assert await devices_of(a, 7) == ["phone", "phone"]
     await a.leave([(7, new)])  # another's connection is not ours to take out
-    assert await b.devices_of(7) == ["phone", "phone"]
+    assert await devices_of(b, 7) == ["phone", "phone"]
     await b.stop()
-    assert await a.devices_of(7) == ["phone"]
+    assert await devices_of(a, 7) == ["phone"]
     await _until(lambda: not a.other_nodes())
     await a.stop()
 
@@ -303,12 +359,12 @@ async def test_a_worker_that_died_is_forgotten_at_once_and_its_successor_begins_
     await _until(a.other_nodes)
     workers.kill(1)
     await _until(lambda: not a.other_nodes())
-    assert await a.devices_of(7) == ["phone"]
-    assert await a.devices_of(8) == []
+    assert await devices_of(a, 7) == ["phone"]
+    assert await devices_of(a, 8) == []
     again = await workers.worker(1)
     await again.start()
     await _until(a.other_nodes)
-    assert await again.devices_of(7) == ["phone"]
+    assert await devices_of(again, 7) == ["phone"]
 
 
 async def test_what_a_dying_worker_asked_last_does_not_stay(workers: Workers, tasks: Tasks) -> None:
@@ -322,7 +378,7 @@ async def test_what_a_dying_worker_asked_last_does_not_stay(workers: Workers, ta
     workers.kill(1)
     await _until(lambda: not a.other_nodes())
     await (await workers.worker(1)).start()
-    assert await a.devices_of(8) == []
+    assert await devices_of(a, 8) == []
 
 
 async def test_who_gave_up_on_entering_is_taken_out_again(workers: Workers, tasks: Tasks) -> None:
@@ -333,7 +389,7 @@ async def test_who_gave_up_on_entering_is_taken_out_again(workers: Workers, task
     entering.cancel()
     await asyncio.wait([entering])
     await _until(lambda: not tasks.running)
-    assert await a.devices_of(7) == []
+    assert await devices_of(a, 7) == []
 
 
 async def _entering(presence: UnixPresence) -> None:

@@ -18,7 +18,7 @@ from fanout.presence import Peer
 from fanout.presence_redis import RedisPresence
 from gateway.cluster.valkey import EmbeddedValkey
 from tests.fanout.cluster import Places, presence_of
-from tests.fanout.sinks import Tasks
+from tests.fanout.sinks import Tasks, devices_of
 from tests.support.services import need_valkey
 
 EVERYBODY: list[int] = [7, 8, 9]
@@ -144,11 +144,11 @@ async def test_connections_and_devices_of_all_nodes_are_seen(nodes: Nodes) -> No
     (old,) = await a.enter([(7, "phone")])
     (new, bare) = await b.enter([(7, "phone"), (7, "")])
     assert await a.newer([(7, "phone", old)]) == [(7, "phone", new)]
-    assert await a.devices_of(7) == ["phone", "phone", ""]
+    assert await devices_of(a, 7) == ["phone", "phone", ""]
     await a.leave([(7, new), (7, bare)])  # another's connections are not ours to take out
-    assert await b.devices_of(7) == ["phone", "phone", ""]
+    assert await devices_of(b, 7) == ["phone", "phone", ""]
     await nodes.stop(b)
-    assert await a.devices_of(7) == ["phone"]
+    assert await devices_of(a, 7) == ["phone"]
     await eventually(lambda: not a.other_nodes())
     await nodes.stop(a)
     assert await nodes.keys() == set()
@@ -197,7 +197,7 @@ async def test_a_node_that_was_killed_counts_until_its_lease_has_run_out_and_is_
     await victims.end()  # kill -9: nobody renews, nobody says good-bye
     assert await holders(a) == {7: {dead}, 8: {dead}}
     await becomes(lambda: holders(a), {})
-    assert await a.devices_of(7) == ["phone"]
+    assert await devices_of(a, 7) == ["phone"]
     own = a._members.incarnation
     await becomes(nodes.keys, {"u:7", f"n:{own}", "nodes", "complete"})
     await b._book.close()
@@ -304,12 +304,12 @@ async def test_a_killed_redis_means_everybody_and_nobody_waits_for_it(shaky: Nod
     assert nine > seven
     assert await b.newer([(9, "tablet", 1)]) == []
     with pytest.raises(ConnectionError):
-        await a.devices_of(9)
+        await devices_of(a, 9)
     assert time.monotonic() - began < presence_redis.LOOK_S + 1.5  # one time-out each at most; no test of speed
 
     await own_valkey.start()
     await becomes(lambda: holders(a), {8: {peer(b)}, 9: {peer(b)}})
-    assert await a.devices_of(9) == ["tablet"]
+    assert await devices_of(a, 9) == ["tablet"]
 
 
 async def test_a_restarted_redis_is_not_believed_until_all_is_entered_again(

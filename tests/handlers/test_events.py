@@ -77,10 +77,10 @@ async def people(conn: asyncpg.Connection, count: int) -> list[int]:
 
 
 async def inbox_of(pool: asyncpg.Pool, user_id: int) -> list[Any]:
-    async def nowhere(_: int) -> list[str]:
+    async def nowhere(_: int) -> list[tuple[str, str]]:
         return []
 
-    page = await InboxHandler(pool=pool, devices_of=nowhere).fetch(user_id, FetchRequest(0, 500))
+    page = await InboxHandler(pool=pool, connections_of=nowhere).fetch(user_id, FetchRequest(0, 500))
     assert page.complete
     events = [json.loads(bytes(each)) for each in page.events]
     assert [each["seq"] for each in events] == list(range(1, page.seq + 1))

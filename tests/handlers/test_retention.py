@@ -327,11 +327,11 @@ async def test_a_page_has_no_hole_where_retention_comes_between_its_statements(
             await retention.trim(other, [user], keep, START)
         done.set()
 
-    async def nowhere(_: int) -> list[str]:
+    async def nowhere(_: int) -> list[tuple[str, str]]:
         return []
 
     trimming = asyncio.create_task(trim())
-    handler = InboxHandler(pool=pool, devices_of=nowhere)
+    handler = InboxHandler(pool=pool, connections_of=nowhere)
     pages = after = 0
     while not done.is_set():
         page = await inbox.list_after(conn, user, after, 60, 500)
@@ -376,7 +376,7 @@ async def test_whoever_reads_while_retention_trims_gets_no_hole(
         await world.store(user, "entry" if number % 2 else "event")
     other = await db.connect(dsn)
 
-    async def nowhere(_: int) -> list[str]:
+    async def nowhere(_: int) -> list[tuple[str, str]]:
         return []
 
     async def trim() -> None:
@@ -388,7 +388,7 @@ async def test_whoever_reads_while_retention_trims_gets_no_hole(
     async def trim_more() -> None:
         await retention.trim(other, [user], 2, START)
 
-    handler = InboxHandler(pool=Overtaken(conn, before, trim_more), devices_of=nowhere)
+    handler = InboxHandler(pool=Overtaken(conn, before, trim_more), connections_of=nowhere)
     fetched = await handler.fetch(user, FetchRequest(6, 500))
     assert (fetched.events, fetched.oldest_seq, fetched.complete) == ([], 9, False)
     await other.close()

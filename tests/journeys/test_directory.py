@@ -99,7 +99,7 @@ async def test_people_see_their_own_and_backends_all(stage: Stage) -> None:
 
 async def test_presence_is_right_at_once(stage: Stage) -> None:
     user = await stage.person()
-    assert (await stage.inbox(user)) == {"seq": 0, "oldestSeq": 1, "connected": False, "devices": []}
+    assert (await stage.inbox(user)) == {"seq": 0, "oldestSeq": 1, "connected": False, "devices": [], "nodes": []}
     phone = await stage.phone(user, deviceId="phone")
     assert (await stage.inbox(user))["devices"] == [{"deviceId": "phone", "acked": 0, "connected": True}]
     await phone.close()
