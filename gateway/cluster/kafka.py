@@ -99,7 +99,7 @@ class EmbeddedKafka(EmbeddedService):
         if (why := jars.missing(self._jars)) is not None:
             raise EmbeddedFailed(why)
         await jars.fetch(self._jars)
-        port, controller = self.ports
+        port, controller = self.ports[:2]
         data = str(self._data).replace("\\", "\\\\")  # the one character that means something else in such a file
         self._properties.write_text(PROPERTIES.format(port=port, controller=controller, data=data))
         temporary = self.folder / "tmp"  # for the native libraries that it unpacks

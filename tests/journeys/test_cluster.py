@@ -1,40 +1,35 @@
-"""Three real nodes on real Kafka and Valkey: they behave as one, and go on as one whatever is killed or frozen."""
+"""Three real nodes on real Kafka and Valkey behave as one. What they must survive: test_cluster_faults.py."""
 
 from __future__ import annotations
 
 import asyncio
+import itertools
 import json
-import os
 import re
-import signal
-from collections.abc import AsyncIterator, Awaitable, Callable
+import time
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any, Final
 
 import asyncpg
-import pytest
 
-from gateway.cluster.kafka import EmbeddedKafka
-from gateway.cluster.valkey import EmbeddedValkey
 from storage.audit import audit
 from tests.gateway.test_metrics import DASHBOARD
 from tests.journeys.conftest import through_kafka
-from tests.journeys.test_faults import FANS, Crowd, Place, check
 from tests.support.clients import JsPhone
-from tests.support.cluster import SECRET, NodeProcess, cluster
-from tests.support.engagements import seed
+from tests.support.engagements import CREATOR, FAN, seed
 from tests.support.pair import Pair, pair
 from tests.support.scrape import Sample, moves, named, scrape
-from tests.support.services import need_kafka, need_valkey
 
 EVENTS: Final = 20
-BEYOND_ITS_LEASE_S: Final = 17.0
 RIGHT_WITHIN_S: Final = 30.0
-SOME: Final = 150  # acknowledged actions that make a load
+REVOKED_WITHIN_S: Final = 5.0
 
 
 async def publish(nodes: Pair, *recipients: int, node: int = 0, **fields: Any) -> None:
-    body = {"type": "news", "data": {}, "recipientIds": recipients, **fields}
+    body = {"type": "news", "data": {}, **fields}
+    if recipients:
+        body["recipientIds"] = recipients
     answer = await nodes.ask("POST", "/v1/events", body, node=node)
     assert answer.status == 200, answer
 
@@ -121,64 +116,79 @@ async def test_three_nodes_are_one(dsn: str, conn: asyncpg.Connection, tmp_path:
     assert await audit(conn) == []
 
 
+async def test_what_holds_on_one_node_holds_on_three(
+    dsn: str, conn: asyncpg.Connection, tmp_path: Path, bus: dict[str, object]
+) -> None:
+    """Actions and their replay, topics, devices, the limit of connections, the ends of tokens: whoever is where."""
+    await seed(conn, fans=4)
+    limit = {"SOCKET__MAX_CONNECTIONS_PER_USER": 3}
+    async with pair(dsn, tmp_path, nodes=3, **limit, **bus) as nodes:
+        await they_know_each_other(nodes)
+        soon = int(time.time()) + 4
+        brief = await nodes.phone(FAN + 1, node=1, token=nodes.token(FAN + 1, exp=soon))
+        acting, second = await nodes.phone(FAN), await nodes.phone(FAN, node=1, deviceId="tablet")
+        owner = await nodes.phone(CREATOR, node=2, deviceId="studio")
+
+        like = {"videoId": "a", "actionId": "a-like-of-the-cluster"}
+        data = await acting.do("video:like", **like)
+        for phone in (acting, second):
+            assert [event["data"]["newBalance"] for event in await phone.told("points_earned")] == [1]
+        await owner.told("video_like")
+        assert await second.call("video:like", like) == {"ok": True, "data": data, "replayed": True}
+        assert await second.do("inbox:ack", seq=1) == {"acked": 1}
+        for node in range(3):
+            state = (await nodes.ask("GET", f"/v1/users/{FAN}/inbox", node=node)).body
+            assert state["devices"] == [{"deviceId": "tablet", "acked": 1, "connected": True}]
+            assert state["nodes"] == sorted([acting.welcome["node"], second.welcome["node"]])
+
+        for phone in (acting, owner):
+            await phone.do("topic:subscribe", topic="live:a")
+        await publish(nodes, node=1, id="cue", type="cue", topic="live:a")
+        for phone in (acting, owner):
+            assert [event["id"] for event in await phone.told("cue")] == ["cue"]
+
+        third = await nodes.phone(FAN, node=2, deviceId="phone")
+        await is_refused(nodes, "connection_limit", FAN, node=1)
+        await is_refused(nodes, "connection_limit", FAN, node=2, deviceId="watch")
+        moved_on = await nodes.phone(FAN, node=0, deviceId="phone")  # it takes its own place
+        assert (await third.hear("closing"))[0]["code"] == "replaced"
+        assert await third.hear("disconnect") == ["io server disconnect"]
+
+        assert (await brief.hear("auth:expiring"))[0]["inMs"] <= 4_000
+        assert (await brief.hear("closing"))[0]["code"] == "token_expired"
+
+        since = time.monotonic()
+        assert (await nodes.ask("POST", "/v1/revocations", {"userId": FAN}, node=2)).status == 204
+        for phone in (acting, second, moved_on):
+            assert (await phone.hear("closing"))[0]["code"] == "revoked"
+        assert time.monotonic() - since < REVOKED_WITHIN_S
+        await becomes(lambda: devices(nodes, FAN, 1), set())
+        assert owner.of("closing") == []
+    assert await audit(conn) == []
+
+
+async def they_know_each_other(nodes: Pair) -> None:
+    """Return when what concerns users here is told to all others."""
+    for node in range(len(nodes.nodes)):
+        listener = await nodes.phone(99, node=node, deviceId=f"listener-{node}")
+        await listener.do("topic:subscribe", topic="live:known")
+    for node in range(len(nodes.nodes)):
+        wanted = f"known-{node}"
+        async with asyncio.timeout(RIGHT_WITHIN_S):
+            for number in itertools.count():
+                await publish(nodes, node=node, id=f"{wanted}-{number}", type=wanted, topic="live:known")
+                await asyncio.sleep(0.05)
+                if all(phone.events(wanted) for phone in nodes.phones):
+                    break
+    while nodes.phones:
+        await nodes.phones.pop().close()
+
+
+async def is_refused(nodes: Pair, code: str, user: int, node: int, **auth: Any) -> None:
+    phone = await nodes.knock(user, node, **auth)
+    [error] = await phone.hear("connect_error")
+    assert error["data"]["code"] == code
+
+
 def moved(before: dict[Sample, float], now: dict[Sample, float], what: str) -> float:
     return now[named(what)] - before[named(what)]
-
-
-@pytest.fixture
-async def services(tmp_path: Path) -> AsyncIterator[tuple[EmbeddedKafka, EmbeddedValkey]]:
-    """Of this test's own, to be broken."""
-    need_kafka()
-    need_valkey()
-    async with EmbeddedKafka(tmp_path / "kafka") as kafka, EmbeddedValkey(tmp_path / "valkey") as valkey:
-        yield kafka, valkey
-
-
-async def test_kafka_valkey_and_nodes_die_and_freeze_under_load(
-    dsn: str, conn: asyncpg.Connection, tmp_path: Path, services: tuple[EmbeddedKafka, EmbeddedValkey]
-) -> None:
-    """Late, never lost, never out of order, never twice; and at the end all is as before."""
-    kafka, valkey = services
-    await seed(conn, fans=FANS)
-    bus = through_kafka(kafka.bootstrap, valkey.url, tmp_path)
-    async with cluster(dsn, tmp_path, 3, **bus) as nodes:
-        place = Place([node.url for node in nodes], SECRET, dsn, tmp_path)
-        async with Crowd(place) as crowd:
-            await crowd.acknowledges(SOME)
-            nodes[2].freeze()  # beyond its lease
-            frozen = asyncio.create_task(asyncio.sleep(BEYOND_ITS_LEASE_S))
-
-            os.kill(valkey.pid, signal.SIGKILL)
-            await crowd.acknowledges(SOME)
-            await valkey.start()
-            os.kill(kafka.pid, signal.SIGKILL)
-            await crowd.acknowledges(SOME)
-            await kafka.start()
-            await crowd.acknowledges(SOME)
-            for pid in (kafka.pid, valkey.pid):
-                os.kill(pid, signal.SIGSTOP)
-            await crowd.acknowledges(SOME)
-            for pid in (kafka.pid, valkey.pid):
-                os.kill(pid, signal.SIGCONT)
-
-            nodes[1].process.kill()  # and another one in its place
-            nodes[1].process.wait()
-            nodes[1] = NodeProcess(dsn, tmp_path / "another.log", **bus)
-            await nodes[1].ready()
-            place.urls[1] = nodes[1].url
-            await crowd.acknowledges(SOME)
-
-            await frozen
-            nodes[2].thaw()
-            await crowd.acknowledges(SOME)
-            did = await crowd.finish()
-            await check(place, crowd, did)
-            for node in nodes:
-                await becomes(lambda node=node: settled(node), (True, 2), RIGHT_WITHIN_S)
-
-
-async def settled(node: NodeProcess) -> tuple[bool, int]:
-    """Whether it hears itself on every bus, and how many others it knows to hold what they hold."""
-    now = await scrape(node.url)
-    ages = [age for (name, _), age in now.items() if name == "applause_bus_heartbeat_age_seconds"]
-    return max(ages) < 10, round(now[named("applause_presence_nodes{trust=sure}")])

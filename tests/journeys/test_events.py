@@ -218,6 +218,7 @@ async def test_events_reach_connections_on_every_node(
             assert state.body == {
                 "seq": 1, "oldestSeq": 1, "connected": True,
                 "devices": [{"deviceId": "tablet", "acked": 0, "connected": True}],
+                "nodes": [other.welcome["node"]],
             }  # fmt: skip
             assert state.headers["X-Inbox-Seq"] == "1"
         assert await fetch_all(far) == near.events("durable")

@@ -163,6 +163,8 @@ class CheapPhone:
             return
         self.refused.append((time.monotonic() - asked_at, answer["error"]))
         action.refusals.append(answer["error"])
+        if answer["error"].get("outcome") == "unknown":  # its events may say so before its repetition does
+            self._acked_events.add((action.event, action.payload["videoId"]))
         if answer["error"]["code"] in RETRYABLE:
             if not action.done.is_set():
                 asyncio.get_running_loop().call_later(0.2, self._again, action)
@@ -190,4 +192,4 @@ class CheapPhone:
         acted = (AWARDED.get(data["action"], ""), data["metadata"]["videoId"])
         live = event["seq"] > self.head
         if live and acted[0] and not self.acts_elsewhere and acted not in self._acked_events:
-            self.faults.append(f"{acted} was told before it was acknowledged")
+            self.faults.append(f"{acted} was told before it was answered: {event['seq']}")

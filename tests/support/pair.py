@@ -27,9 +27,10 @@ class Pair:
         self._driver = driver
         self.phones: list[JsPhone] = []
 
-    def token(self, subject: object, *roles: str) -> str:
+    def token(self, subject: object, *roles: str, **claims: Any) -> str:
         now = int(time.time())
-        claims = {"sub": str(subject), "roles": roles, "iat": now, "exp": now + 600, "jti": uuid.uuid4().hex}
+        given = {"sub": str(subject), "roles": roles, "iat": now, "exp": now + 600, "jti": uuid.uuid4().hex}
+        claims = given | claims
         return jwt.encode(claims, SECRET, algorithm="HS256")
 
     async def ask(
@@ -45,12 +46,17 @@ class Pair:
             content = await response.read()
             return Answer(response.status, json.loads(content) if content else None, response.headers)
 
-    async def phone(self, user: int, node: int = 0, *, follow: bool = False, **auth: Any) -> JsPhone:
-        """The official client of a user, connected and resumed; the user comes into being by it."""
+    async def knock(self, user: int, node: int = 0, *, follow: bool = False, **auth: Any) -> JsPhone:
+        """The official client of a user, on its way in."""
         name = f"phone-{len(self._driver.phones)}"
         phone = self._driver.phones[name] = JsPhone(self._driver, name)
         self.phones.append(phone)
         await phone.connect(self.nodes[node].url, {"token": self.token(user), **auth}, follow=follow)
+        return phone
+
+    async def phone(self, user: int, node: int = 0, *, follow: bool = False, **auth: Any) -> JsPhone:
+        """The official client of a user, connected and resumed; the user comes into being by it."""
+        phone = await self.knock(user, node, follow=follow, **auth)
         await phone.hear("resumed")
         return phone
 
