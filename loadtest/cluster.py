@@ -1,8 +1,10 @@
 """`applause loadtest cluster`: what it takes to tell users who are connected to other nodes.
 
 A cluster of its own (`applause cluster`: PostgreSQL, Valkey and Kafka too) for each number of nodes in turn. Users are
-spread evenly. Backends publish events for one user each at a steady rate on every node, in turn for a user of that node
-and for one of another, so the two can be compared: what the way over Kafka adds to the time, and what it costs.
+spread evenly. Backends publish at a steady rate on every node, each event for as many users of that node as of others,
+so the two can be compared, event by event: what the way over Kafka adds to the time, and what it costs. Times are from
+when an event was due to be sent, so an event that waits for a stalled server counts with its waiting; all are of one
+clock, that of this process. What is published while caches and plans are cold counts for nothing.
 """
 
 from __future__ import annotations
@@ -35,11 +37,12 @@ STOP_S: Final = 40.0
 SETTLE_S: Final = 10.0
 IDLE_S: Final = 3.0
 SCRAPES_APART_S: Final = 1.5  # a node's metrics may be that old
-LANES: Final = 4  # connections of backends to each node
+LANES: Final = 16  # connections of backends to each node
+WARM_UP_S: Final = 5.0  # Kafka is compiled meanwhile, and its groups settle
 READY: Final = "Ctrl-C ends all."
 
 _NODE: Final = re.compile(r"^node \d+ +http://([0-9.]+):(\d+) +process (\d+)", re.MULTILINE)
-_ID: Final = re.compile(rb'"id":"(\d+)"')
+_ID: Final = re.compile(rb'"id":"([0-9a-f]{8})-(\d+)"')
 _SAMPLE: Final = re.compile(r"^applause_fanout_(records|bytes)_total\{(.*)\} ([0-9.e+]+)$", re.MULTILINE)
 
 
@@ -123,54 +126,85 @@ class Told(NamedTuple):
         return Told(*(a - b for a, b in zip(self, before, strict=True)))
 
 
+class Sent:
+    """One event: when it was due, whom it is for, and when it came to them."""
+
+    __slots__ = ("come", "due", "there")
+
+    def __init__(self, due: float, here: Sequence[int], there: Sequence[int]) -> None:
+        self.due = due
+        self.come: dict[int, float] = dict.fromkeys([*here, *there], 0.0)  # user -> when, or 0
+        self.there = frozenset(there)
+
+
 class Post:
-    """What was published: who it was for, and when; and when it came."""
+    """What was published, and what came of it."""
 
-    def __init__(self, nodes: int) -> None:
-        self.sent: list[tuple[float, bool]] = []  # (when, whether it was for another node's user)
-        self.here, self.there = Histogram(), Histogram()
-        self.come = 0
-        self.twice = 0
-        self._seen: set[int] = set()
+    def __init__(self) -> None:
+        self._name = secrets.token_hex(4).encode()  # so that it does not take an earlier one's events for its own
+        self.sent: list[Sent] = []
+        self.expected = self.there = self.come = self.twice = 0  # events to users, of those to others' users
 
-    def begin(self, is_there: bool) -> int:
-        self.sent.append((time.perf_counter(), is_there))
-        return len(self.sent) - 1
+    def begin(self, due: float, here: Sequence[int], there: Sequence[int]) -> str:
+        """The event's id."""
+        self.sent.append(Sent(due, here, there))
+        self.expected += len(here) + len(there)
+        self.there += len(there)
+        return f"{self._name.decode()}-{len(self.sent) - 1}"
 
-    def arrived(self, number: int) -> None:
-        if number in self._seen:
-            self.twice += 1
-            return
-        self._seen.add(number)
-        self.come += 1
-        sent_at, is_there = self.sent[number]
-        (self.there if is_there else self.here).record(time.perf_counter() - sent_at)
+    async def settle(self) -> None:
+        """Return when all have come, or will not."""
+        deadline = time.perf_counter() + SETTLE_S
+        while self.come < self.expected and time.perf_counter() < deadline:
+            await asyncio.sleep(0.05)
+
+    def heard(self, user: int, message: bytes) -> None:
+        """The user's phone has."""
+        if (found := _ID.search(message)) and found[1] == self._name:
+            come = self.sent[int(found[2])].come
+            self.twice += bool(come[user])
+            self.come += not come[user]
+            come[user] = come[user] or time.perf_counter()
+
+    def waits(self) -> tuple[Histogram, Histogram, Histogram]:
+        """From due to a phone of the same node, to one of another, and of each event what the way there has added to
+        the way here."""
+        here, there, added = Histogram(), Histogram(), Histogram()
+        for sent in self.sent:
+            near = [at for user, at in sent.come.items() if at and user not in sent.there]
+            for user, at in sent.come.items():
+                if at:
+                    (there if user in sent.there else here).record(at - sent.due)
+                if at and near and user in sent.there:
+                    added.record(max(at - min(near), 0.0))
+        return here, there, added
 
 
 class Reader(Phone):
     """One user's phone."""
 
-    __slots__ = ("_post",)
+    __slots__ = ("_user", "post")
 
-    def __init__(self, address: Address, auth: bytes, post: Post) -> None:
-        super().__init__(address, auth)
-        self._post = post
+    def __init__(self, door: Door, user: int) -> None:
+        super().__init__(door.address, door.auth(user))
+        self._user = user
+        self.post = Post()
 
     def heard(self, message: bytes) -> None:
-        if found := _ID.search(message):
-            self._post.arrived(int(found[1]))
+        self.post.heard(self._user, message)
 
 
 class Result(msgspec.Struct, rename="camel", kw_only=True):
-    """One number of nodes. CPU is of the nodes alone, less what they take idle; times are from sending the request."""
+    """One number of nodes. CPU is of the nodes alone, less what they take idle; times from when an event was due."""
 
     nodes: int
-    rate: float
+    rate: float  # events to users a second, all nodes together
     events: int
     lost: int
     twice: int
     here_ms: tuple[float, float]  # p50, p99
     there_ms: tuple[float, float]
+    added_ms: tuple[float, float]  # of each event: there less here
     bytes_per_event: float  # of those for other nodes' users
     records_per_event: float
     skipped_per_event: float
@@ -178,69 +212,85 @@ class Result(msgspec.Struct, rename="camel", kw_only=True):
     idle_cores: float
 
 
-async def measure(folder: Path, nodes: int, rate: float, users: int, seconds: float) -> Result:
-    """`rate` events a second on each node, `users` on each."""
-    post = Post(nodes)
+class Load(NamedTuple):
+    """`rate` events a second on each node, each for as many of its `users` as of others', `recipients` in all."""
+
+    rate: float
+    recipients: int
+    users: int
+    seconds: float
+
+
+async def measure(folder: Path, nodes: int, load: Load) -> Result:
+    """One number of nodes."""
     async with Cluster(folder, nodes) as cluster:
         phones: list[Reader] = []
         for node in range(nodes):
-            phones += await _connect(cluster.door(node), post, range(node, nodes * users, nodes))
+            phones += await _connect(cluster.door(node), _users_of(node, nodes, load))
+        await _publish_everywhere(cluster, phones, load._replace(seconds=WARM_UP_S))
         await asyncio.sleep(1.0)
         cpu, at = cluster.cpu_s(), time.perf_counter()
         await asyncio.sleep(IDLE_S)
         idle = (cluster.cpu_s() - cpu) / (time.perf_counter() - at)
         told = await cluster.told()
         cpu, at = cluster.cpu_s(), time.perf_counter()
-        await asyncio.gather(*(_publish(cluster, node, post, rate, users, seconds) for node in range(nodes)))
-        deadline = time.perf_counter() + SETTLE_S
-        while post.come < len(post.sent) and time.perf_counter() < deadline:
-            await asyncio.sleep(0.05)
+        post = await _publish_everywhere(cluster, phones, load)
         spent_s = cluster.cpu_s() - cpu - idle * (time.perf_counter() - at)
         told = (await cluster.told()).since(told)
         await hang_up(phones)
-    there = sum(is_there for _, is_there in post.sent)
+    here, there, added = post.waits()
     return Result(
         nodes=nodes,
-        rate=len(post.sent) / seconds,
-        events=len(post.sent),
-        lost=len(post.sent) - post.come,
+        rate=post.expected / load.seconds,
+        events=post.expected,
+        lost=post.expected - post.come,
         twice=post.twice,
-        here_ms=_quantiles(post.here),
-        there_ms=_quantiles(post.there),
-        bytes_per_event=told.bytes / there,
-        records_per_event=told.heard / there,
-        skipped_per_event=told.skipped / there,
-        cpu_ms_per_event=1000 * spent_s / len(post.sent),
+        here_ms=_quantiles(here),
+        there_ms=_quantiles(there),
+        added_ms=_quantiles(added),
+        bytes_per_event=told.bytes / post.there,
+        records_per_event=told.heard / post.there,
+        skipped_per_event=told.skipped / post.there,
+        cpu_ms_per_event=1000 * spent_s / post.expected,
         idle_cores=idle,
     )
 
 
-async def _connect(door: Door, post: Post, numbers: Sequence[int]) -> list[Reader]:
-    """Users of one node."""
-
-    def reader(at: int) -> Reader:
-        return Reader(door.address, door.auth(FIRST_USER + numbers[at]), post)
-
-    return await connect_all(door.address, reader, len(numbers))
+def _users_of(node: int, nodes: int, load: Load) -> Sequence[int]:
+    return range(FIRST_USER + node, FIRST_USER + nodes * load.users, nodes)
 
 
-async def _publish(cluster: Cluster, node: int, post: Post, rate: float, users: int, seconds: float) -> None:
+async def _connect(door: Door, users: Sequence[int]) -> list[Reader]:
+    return await connect_all(door.address, lambda at: Reader(door, users[at]), len(users))
+
+
+async def _publish_everywhere(cluster: Cluster, phones: Sequence[Reader], load: Load) -> Post:
+    """On all nodes at once; returns when what was published has come."""
+    post = Post()
+    for phone in phones:
+        phone.post = post
+    await asyncio.gather(*(_publish(cluster, node, post, load) for node in range(len(cluster.nodes))))
+    await post.settle()
+    return post
+
+
+async def _publish(cluster: Cluster, node: int, post: Post, load: Load) -> None:
     """On one node, each event when it is due, over a few connections."""
     chance = random.Random(node)
     door, nodes = cluster.door(node), len(cluster.nodes)
     begun = time.perf_counter()
-    due = iter(range(round(rate * seconds)))
+    due = iter(range(round(load.rate * load.seconds)))
+    own = _users_of(node, nodes, load)
+    others = [user for other in range(nodes) if other != node for user in _users_of(other, nodes, load)]
 
     async def send_some() -> None:
         async with Backend(door.address.host, door.address.port, door.token("backend", "service")) as backend:
             for number in due:
-                await asyncio.sleep(max(0.0, begun + number / rate - time.perf_counter()))
-                is_there = number % 2 == 1
-                home = (node + chance.randrange(1, nodes)) % nodes if is_there else node
-                user = FIRST_USER + home + nodes * chance.randrange(users)
-                body = {"type": "news", "recipientIds": [user], "data": {"text": "x" * 100}}
-                event = post.begin(is_there)
-                await backend.ask(Asked("POST", "/v1/events", {**body, "id": str(event)}))
+                at = begun + number / load.rate
+                await asyncio.sleep(max(0.0, at - time.perf_counter()))
+                here, there = chance.sample(own, load.recipients // 2), chance.sample(others, load.recipients // 2)
+                body = {"type": "news", "recipientIds": [*here, *there], "data": {"text": "x" * 100}}
+                await backend.ask(Asked("POST", "/v1/events", {**body, "id": post.begin(at, here, there)}))
 
     async with asyncio.TaskGroup() as group:
         for _ in range(LANES):
@@ -277,17 +327,17 @@ def as_table(results: list[Result]) -> str:
         f"{'nodes':>5} {'events/s':>9} {'here p50, p99':>16} {'elsewhere p50, p99':>19} {'added p50, p99':>16}"
         f" {'bytes':>7} {'records':>8} {'skipped':>8} {'CPU ms':>7} {'idle cores':>11}"
     ]
-    for each in results:
-        added = [there - here for here, there in zip(each.here_ms, each.there_ms, strict=True)]
-        lines.append(
-            f"{each.nodes:>5} {each.rate:>9.0f} {each.here_ms[0]:>8.1f} {each.here_ms[1]:>7.1f}"
-            f" {each.there_ms[0]:>11.1f} {each.there_ms[1]:>7.1f} {added[0]:>8.1f} {added[1]:>7.1f}"
-            f" {each.bytes_per_event:>7.0f} {each.records_per_event:>8.2f} {each.skipped_per_event:>8.2f}"
-            f" {each.cpu_ms_per_event:>7.2f} {each.idle_cores:>11.2f}"
-        )
     lines += [
-        "Times in ms from sending the request to the phone, for a user of the same node and of another one. Bytes and",
-        "records through Kafka for each event for another node's user; CPU of the nodes for each event of any kind.",
+        f"{each.nodes:>5} {each.rate:>9.0f} {each.here_ms[0]:>8.1f} {each.here_ms[1]:>7.1f}"
+        f" {each.there_ms[0]:>11.1f} {each.there_ms[1]:>7.1f} {each.added_ms[0]:>8.1f} {each.added_ms[1]:>7.1f}"
+        f" {each.bytes_per_event:>7.0f} {each.records_per_event:>8.2f} {each.skipped_per_event:>8.2f}"
+        f" {each.cpu_ms_per_event:>7.2f} {each.idle_cores:>11.2f}"
+        for each in results
+    ]
+    lines += [
+        "Times in ms from when it was due to a phone, of the same node and of another one, and what of an event's way",
+        "there that added. Bytes and records through Kafka for each event to another node's user; CPU of the nodes for",
+        "each event to any user.",
     ]
     lines += [f"{each.nodes} nodes: {each.lost} lost, {each.twice} came twice" for each in results if _is_broken(each)]
     return "\n".join(lines)
@@ -300,7 +350,8 @@ def _is_broken(result: Result) -> bool:
 def cluster(
     nodes: Annotated[str, typer.Option(help="Numbers of nodes, each measured in turn.")] = "2,4,8",
     rate: Annotated[float, typer.Option(help="Events a second that backends publish on each node.", min=1)] = 50.0,
-    users: Annotated[int, typer.Option(help="On each node.", min=2, max=5_000)] = 100,
+    recipients: Annotated[int, typer.Option(help="Of each event; half of them on other nodes.", min=2, max=100)] = 2,
+    users: Annotated[int, typer.Option(help="On each node.", min=50, max=5_000)] = 100,
     seconds: Annotated[float, typer.Option(help="Of publishing, each time.", min=1, max=3600)] = 5.0,
     json: Annotated[Path | None, typer.Option(help="Write the results there; - for standard output.")] = None,
 ) -> None:
@@ -309,11 +360,12 @@ def cluster(
         counts = [int(each) for each in nodes.split(",")]
     except ValueError:
         raise typer.BadParameter("like 2,4,8", param_hint="--nodes") from None
+    load = Load(rate, recipients, users, seconds)
     results: list[Result] = []
     with tempfile.TemporaryDirectory(prefix="applause-loadtest-") as folder:
         for count in counts:
             try:
-                results.append(uvloop.run(measure(Path(folder), count, rate, users, seconds)))
+                results.append(uvloop.run(measure(Path(folder), count, load)))
             except ServerFailed as error:
                 print(f"loadtest: {error}", file=sys.stderr)
                 raise typer.Exit(1) from None
