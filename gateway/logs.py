@@ -51,6 +51,7 @@ EVENTS: Final = {
     "http_unavailable": "a request was answered `unavailable`",
     "http_fault": "a request was answered `internal`: a fault of ours",
     # Kafka
+    "kafka_away": "it did not answer at the start; topics that are missing are made when it is back",
     "service.begins_again": "what stands on Kafka has failed, and begins again after a pause",
     "intake_paused": "a partition does not go on: its dead letters are not acknowledged, or Kafka lacks its offset",
     "intake_goes_on": "and now it does",
