@@ -15,7 +15,7 @@ from handlers.engagement.settler import Settler
 from handlers.engagement.totals import LiveTotals
 from handlers.events.applier import Applier
 from handlers.inbox.retention import Retention
-from storage import heads, requests
+from storage import heads, ingress, requests
 from storage.db import is_connection_lost, is_lock_timeout, is_retryable
 from storage.pool import Pool, session
 
@@ -126,6 +126,7 @@ class Clock:
     async def _keep_partitions(self) -> None:
         async with session(self._pool) as conn:
             await requests.maintain_partitions(conn)
+            await ingress.drop_old_records(conn)
 
     async def _compare(self) -> None:
         known = self._delivery.heads_behind()
