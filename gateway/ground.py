@@ -52,16 +52,22 @@ class CannotStart(Exception):
 async def topics(settings: Settings) -> None:
     """Create what is missing in Kafka. Where Kafka is away, that is done when it is back. Raises CannotStart where the
     broker does not allow it."""
-    if settings.is_embedded or not settings.kafka.bootstrap_servers:
-        return  # nobody else can have this database
+    if not settings.kafka.bootstrap_servers:
+        return
     needed = ["aiokafka", "redis"] if settings.redis.url else ["aiokafka"]
     if missing := [name for name in needed if importlib.util.find_spec(name) is None]:
         raise BadSettings([f"kafka, redis: need {' and '.join(missing)}: pip install 'applause[cluster]'"])
     from fanout.kafka import AWAY, TopicsMissing
+    from gateway.intake.topics import topics_of
     from gateway.workers.team import fanout_topic_of, kafka_of
 
+    wanted = [] if settings.is_embedded else [fanout_topic_of(settings)]  # nobody else can have that database
+    if settings.intake.enabled:
+        wanted += topics_of(settings.kafka.prefix, settings.intake.partitions)
+    if not wanted:
+        return
     try:
-        await kafka_of(settings).ensure([fanout_topic_of(settings)])
+        await kafka_of(settings).ensure(wanted)
     except TopicsMissing as error:
         raise CannotStart(str(error)) from None
     except AWAY as error:

@@ -54,7 +54,7 @@ from gateway.supervisor import Supervisor
 from gateway.vitals import Vitals
 from gateway.workers.port import say_ready
 from gateway.workers.scrape import of_all, of_one
-from gateway.workers.team import Team, broker_for, presence_for
+from gateway.workers.team import Team, broker_for, kafka_of, presence_for
 from handlers.access.handler import AccessHandler
 from handlers.access.identities import Identities
 from handlers.catalogue.current import CurrentAwards
@@ -233,15 +233,13 @@ class Node:
 
     def _start_intake(self) -> None:
         """Door 3, where there is a Kafka and this node takes part."""
-        servers = self._settings.kafka.bootstrap_servers
-        if not servers or not self._settings.intake.enabled:
+        if not self._settings.kafka.bootstrap_servers or not self._settings.intake.enabled:
             return
-        from fanout.kafka import Kafka  # with what only a cluster needs
-        from gateway.intake.door import IntakeDoor
+        from gateway.intake.door import IntakeDoor  # with what only a cluster needs
 
         self._intake = IntakeDoor(
             settings=self._settings,
-            kafka=Kafka(",".join(servers)),
+            kafka=kafka_of(self._settings),
             pool=self._pool,
             lane=self._lane,
             directory=RecordsHandler(pool=self._pool, follows_count=self._follows_count),
