@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 import structlog
 
 from gateway.counts import LaneCounts, Throttle
-from gateway.intake.places import take_steps
+from gateway.intake.commit import take_steps
 from handlers.deed import GIVEN_UP, Answer, BatchResult, Deed, Delivered
 from handlers.errors import Refusal, refusal_ack
 from storage import heads

@@ -3,13 +3,12 @@
     topics.py       the topics and what each is for
     member.py       this node in the consumer group: which partitions are its own, their records, how far they are
     partition.py    one partition: its records in their order, those that can't be read put aside
-    deeds.py        one whose records are deeds of the lane: events and commands
-    room.py         how much of theirs may be in the lane at once
+    deeds.py        one whose records are deeds of the lane: events and commands; how many may be there at once
     directory.py    one whose records are of the directory, which is outside the lane
     records.py      a record's bytes as a deed
-    offsets.py      how far partitions are, asked until the database answers
-    places.py       before a batch commits: the partitions move with it
-    letters.py      what could not be read
+    commit.py       what goes into a batch's own commit: offsets, and answers that are to be sent
+    offsets.py      how far partitions are, outside of batches, asked until the database answers
+    dead_letters.py what could not be read
     outbox.py       answers to commands
     sender.py       records on their way to Kafka
 

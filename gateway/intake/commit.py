@@ -1,4 +1,5 @@
-"""Before a batch commits: each partition of Kafka's moves by the records that the batch has answered."""
+"""What goes into a batch's own commit: each partition of Kafka's moves by the records that the batch has answered, and
+answers to commands are kept until they are sent."""
 
 from __future__ import annotations
 

@@ -10,8 +10,12 @@ import msgspec
 
 from gateway.intake.sender import Record, Sender
 
-MOST_VALUE_BYTES: Final = 640 * 1024  # in base64 it still fits Kafka's usual megabyte
-KEPT_BYTES: Final = 64 * 1024  # of a larger one; the whole is where the letter says, as long as Kafka keeps it
+# A letter that doesn't fit Kafka's usual megabyte would stop its partition for ever.
+MOST_BYTES: Final = 640 * 1024  # of key and value together; in base64 they still fit
+KEPT_BYTES: Final = (
+    64 * 1024
+)  # of each, where they don't; the whole is where the letter says, as long as Kafka keeps it
+MOST_REASON: Final = 1_000  # characters; it may quote the record
 
 
 class Origin(Protocol):
@@ -64,11 +68,11 @@ class DeadLetters:
 
 def _as_record(unread: Unread) -> Record:
     record, reason = unread
-    value = record.value
-    if value is not None and len(value) > MOST_VALUE_BYTES:
-        reason += f" (of {len(value)} bytes only the first {KEPT_BYTES} are here)"
-        value = value[:KEPT_BYTES]
-    letter = Letter(reason, record.topic, record.partition, record.offset, _base64(record.key), _base64(value))
+    reason, key, value = reason[:MOST_REASON], record.key, record.value
+    if len(key or b"") + len(value or b"") > MOST_BYTES:
+        reason += f" (too long for a letter: at most {KEPT_BYTES} bytes of each, key and value, are here)"
+        key, value = key and key[:KEPT_BYTES], value and value[:KEPT_BYTES]
+    letter = Letter(reason, record.topic, record.partition, record.offset, _base64(key), _base64(value))
     return f"{record.topic}/{record.partition}".encode(), msgspec.json.encode(letter)
 
 

@@ -11,7 +11,7 @@ from aiokafka.structs import ConsumerRecord
 
 from fanout.tasks import Backoff
 from gateway.intake.counts import OK, REPEATED
-from gateway.intake.letters import Unread
+from gateway.intake.dead_letters import Unread
 from gateway.intake.partition import FAULT_OF_OURS, FIRST_PAUSE_S, LONGEST_PAUSE_S, At, Partition, Tools
 from gateway.intake.records import directory_record, sentence
 from handlers.directory.records import RecordsHandler, RecordsRefused

@@ -8,14 +8,13 @@ from typing import Final
 from fanout.kafka import Kafka
 from gateway.intake import records
 from gateway.intake.counts import IntakeCounts
-from gateway.intake.deeds import DeedPartition, Work
+from gateway.intake.dead_letters import DeadLetters
+from gateway.intake.deeds import DeedPartition, Room, Work
 from gateway.intake.directory import DirectoryPartition
-from gateway.intake.letters import DeadLetters
 from gateway.intake.member import Group, Member
 from gateway.intake.offsets import Offsets
 from gateway.intake.outbox import Outbox
 from gateway.intake.partition import At, Partition, Tools
-from gateway.intake.room import Room
 from gateway.intake.sender import Sender
 from gateway.intake.topics import COMMANDS, DEAD_LETTERS, DIRECTORY, EVENTS, OUTCOMES, READ, full_name, topics_of
 from gateway.lane import Lane

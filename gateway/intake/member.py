@@ -25,6 +25,7 @@ log = structlog.get_logger()
 HEARTBEATS: Final = 4  # at least, in the time after which the group takes a member for dead
 HEARTBEAT_MS: Final = 1_000  # and no rarer than that: until all have heard of somebody's coming or going nobody reads
 GRACE_MS: Final = 5_000  # a request waits longer than the group may take to gather
+NEVER_MS: Final = 2**31 - 1  # who has records in hand and waits for the database is no less alive
 POLL_MS: Final = 1_000
 BUSY_MS: Final = 10  # where a partition may become hungry meanwhile
 RECORDS_AT_ONCE: Final = 500
@@ -232,6 +233,7 @@ class Member(ConsumerRebalanceListener):  # type: ignore[misc]
             session_timeout_ms=session_ms,
             heartbeat_interval_ms=min(HEARTBEAT_MS, session_ms // HEARTBEATS),
             request_timeout_ms=session_ms + GRACE_MS,
+            max_poll_interval_ms=NEVER_MS,
             fetch_max_bytes=FETCH_BYTES,
             consumer_timeout_ms=POLL_MS,
         )

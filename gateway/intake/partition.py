@@ -12,7 +12,7 @@ from aiokafka.structs import ConsumerRecord
 
 from fanout.tasks import Backoff
 from gateway.intake.counts import DEAD_LETTER, IntakeCounts
-from gateway.intake.letters import DeadLetters, Unread
+from gateway.intake.dead_letters import DeadLetters, Unread
 from gateway.intake.offsets import Offsets
 from gateway.intake.records import Unreadable
 from gateway.intake.sender import NotSent
@@ -196,8 +196,9 @@ class Partition(abc.ABC):
         """Move over what came to nothing, once nothing is under way."""
         if self._lost or self.is_under_way or self._records or self.reached == self.stored:
             return
-        if await self._tools.offsets.pass_over(Step(self.at.topic, self.at.number, self.stored, self.reached)):
-            self._move_to(self.reached)
+        step = Step(self.at.topic, self.at.number, self.stored, self.reached)
+        if await self._tools.offsets.pass_over(step):
+            self._move_to(step.after)
         else:
             self.lose()
 
@@ -222,13 +223,17 @@ class Partition(abc.ABC):
 
     async def _go_to(self, stored: int) -> None:
         self._records = ()
-        self._move_to(stored)
+        self._stand_at(stored)
         self.reached = stored
         self._lost = False
         self._tools.reader.seek(self, stored)
         self._tools.reader.look()
 
     def _move_to(self, stored: int) -> None:
+        """We have moved it there: it is ours after all."""
+        self._stand_at(stored)
+        self._losses.reset()
+
+    def _stand_at(self, stored: int) -> None:
         """It stands there now."""
         self.stored = stored
-        self._losses.reset()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any, Final, Protocol
 
 import msgspec
@@ -26,15 +25,15 @@ class Unreadable(Exception):
 
 
 class DeedOf(Protocol):
-    """Makes a deed of a record's value; it has no place yet. Raises Unreadable."""
+    """Makes a deed of a record's value; it has no place yet, and nobody who hears its answer. Raises Unreadable."""
 
-    def __call__(self, value: bytes, *, order_key: object, answer: Callable[[bytes], None]) -> Deed: ...
+    def __call__(self, value: bytes, *, order_key: object) -> Deed: ...
 
 
 def events(limits: EventLimits) -> DeedOf:
     """Records of the topic of events."""
 
-    def deed_of(value: bytes, *, order_key: object, answer: Callable[[bytes], None]) -> Deed:
+    def deed_of(value: bytes, *, order_key: object) -> Deed:
         request = _decoded(_EVENT, value)
         if request.source is UNSET:
             raise Unreadable("Object missing required field `source`")
@@ -49,7 +48,7 @@ def events(limits: EventLimits) -> DeedOf:
             fingerprint=event.fingerprint,
             received_at=0.0,
             order_key=order_key,
-            answer=answer,
+            answer=_unheard,
             subject=event.source,
             weight=max(1, len(event.recipients)),
         )
@@ -57,7 +56,7 @@ def events(limits: EventLimits) -> DeedOf:
     return deed_of
 
 
-def command(value: bytes, *, order_key: object, answer: Callable[[bytes], None]) -> Deed:
+def command(value: bytes, *, order_key: object) -> Deed:
     """A record of the topic of commands. What the same backend sends over HTTP under the same id is the same deed."""
     request: Any = _decoded(_COMMAND, value)
     event = _event_of(request)
@@ -68,7 +67,7 @@ def command(value: bytes, *, order_key: object, answer: Callable[[bytes], None])
         fingerprint=fingerprint(event, _as_over_http(value)),
         received_at=0.0,
         order_key=order_key,
-        answer=answer,
+        answer=_unheard,
         subject=request.source,
     )
 
@@ -77,6 +76,10 @@ def directory_record(value: bytes) -> DirectoryRecord:
     """A record of the directory's topic. Raises Unreadable."""
     record: DirectoryRecord = _decoded(_DIRECTORY, value)
     return record
+
+
+def _unheard(_: bytes) -> None:
+    """Until the partition wants to hear."""
 
 
 def _event_of(request: Command) -> str:

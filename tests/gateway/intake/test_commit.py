@@ -94,7 +94,8 @@ class Bench:
             self._offsets[at] = itertools.count(first or 0)
         deeds = []
         for record in given:
-            deed = deed_of(json.dumps(record).encode(), order_key=at, answer=self.answers.setdefault(at, []).append)
+            deed = deed_of(json.dumps(record).encode(), order_key=at)
+            deed.answer = self.answers.setdefault(at, []).append
             offset = next(self._offsets[at])
             deed.place = Place(*at, offset, offset + 1, at == COMMANDS)
             deed.received_at = asyncio.get_running_loop().time()

@@ -24,7 +24,7 @@ def read(topic: str, record: Any) -> Any:
     value = record if isinstance(record, bytes) else json.dumps(record).encode()
     if topic == "directory":
         return records.directory_record(value)
-    return DEED_OF[topic](value, order_key=None, answer=lambda _: None)
+    return DEED_OF[topic](value, order_key=None)
 
 
 def test_an_event_is_the_deed_that_it_is_over_http() -> None:
