@@ -6,15 +6,15 @@ import asyncio
 import contextlib
 import time
 from collections import Counter
-from collections.abc import Callable, Collection, Mapping
-from typing import Final, NamedTuple
+from collections.abc import Callable, Collection, Coroutine, Mapping
+from typing import Any, Final, NamedTuple
 
 import structlog
 from aiokafka import AIOKafkaConsumer, ConsumerRebalanceListener, TopicPartition
 from aiokafka.errors import IllegalStateError, OffsetOutOfRangeError
 
 from fanout.kafka import AWAY, Kafka, bury, start
-from fanout.tasks import set_or_late
+from fanout.tasks import end, set_or_late
 from gateway.intake.counts import IntakeCounts
 from gateway.intake.deeds import DeedPartition
 from gateway.intake.offsets import Offsets
@@ -38,7 +38,7 @@ LEAVING_S: Final = 2.0
 
 
 class Stalled(Exception):
-    """Records wait in Kafka, and the client does not bring them: it is to be made anew."""
+    """The client does not bring records, though some may wait: it is to be made anew."""
 
 
 class Group(NamedTuple):
@@ -66,23 +66,22 @@ class Member(ConsumerRebalanceListener):  # type: ignore[misc]
         self._counts = counts
         self._partition_of = partition_of
         self._partitions: dict[TopicPartition, Partition] = {}
-        self._services: dict[TopicPartition, asyncio.Task[None]] = {}
-        self._taking_up: asyncio.Task[None] | None = None
+        self._tasks: list[asyncio.Task[None]] = []  # of this life; of the partitions that it has just now
+        self._services: list[asyncio.Task[None]] = []
+        self._end: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._changed = asyncio.Event()
         self._committed: dict[TopicPartition, int] = {}
         self._stuck: Counter[tuple[TopicPartition, int]] = Counter()
-        self._tasks: asyncio.TaskGroup
         self._consumer = self._make_consumer(kafka)
 
     async def run(self) -> None:
         """Join, and take in what is this node's, until cancelled. Raises what ends this life."""
         try:
             await start(self._consumer)
-            async with asyncio.TaskGroup() as self._tasks:
-                self._counts.lives += 1
-                self._consumer.subscribe(list(self._group.topics), listener=self)
-                self._tasks.create_task(self._read())
-                self._tasks.create_task(self._watch())
+            self._counts.lives += 1
+            self._consumer.subscribe(list(self._group.topics), listener=self)
+            self._tasks = [self._begin(self._read()), self._begin(self._watch())]
+            await self._end
         finally:
             await asyncio.shield(self._leave())
 
@@ -98,7 +97,7 @@ class Member(ConsumerRebalanceListener):  # type: ignore[misc]
 
     def on_partitions_assigned(self, assigned: Collection[TopicPartition]) -> None:
         # The client's heartbeat stands still until this returns, so nothing waits for the database here.
-        self._taking_up = self._tasks.create_task(self._take_up(assigned))
+        self._services = [self._begin(self._take_up(assigned))]
 
     async def on_partitions_revoked(self, _: Collection[TopicPartition]) -> None:
         await self._let_go()
@@ -115,31 +114,43 @@ class Member(ConsumerRebalanceListener):  # type: ignore[misc]
             self._seek(at, offset)
             partition = self._partition_of(At(at.topic, at.partition, self._group.topics[at.topic]), offset, self)
             self._partitions[at] = partition
-            self._services[at] = self._tasks.create_task(partition.run())
+            self._services.append(self._begin(partition.run()))
         self._note_partitions()
         self.look()
 
     async def _let_go(self) -> None:
         """They are others' from now on. What runs just now may end, so that the others begin where it does."""
-        if self._taking_up is not None:
-            self._taking_up.cancel()
         partitions, self._partitions = self._partitions, {}
-        services, self._services = self._services, {}
+        services, self._services = self._services, []
         deeds = [each for each in partitions.values() if isinstance(each, DeedPartition)]
         for each in deeds:
             each.withdraw()
         deadline = time.monotonic() + LETTING_GO_S
         while any(each.is_under_way for each in deeds) and time.monotonic() < deadline:
             await asyncio.sleep(0.01)
-        for service in services.values():
-            service.cancel()
-        await asyncio.gather(*services.values(), return_exceptions=True)
+        await end(services)
         with contextlib.suppress(*AWAY, IllegalStateError):
             async with asyncio.timeout(LETTING_GO_S):
                 await self._commit(partitions)
         self._note_partitions()
 
+    def _begin(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+        """Part of this life: what it raises ends it."""
+        task = asyncio.create_task(work)
+        task.add_done_callback(self._ended)
+        return task
+
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        error: BaseException | None = None
+        if not task.cancelled():
+            error = task.exception()
+        elif task in self._tasks:
+            error = Stalled("the client has cancelled whoever reads")  # nobody else does, but while this life ends
+        if error is not None and not self._end.done():
+            self._end.set_exception(error)
+
     async def _leave(self) -> None:
+        await end(self._tasks)
         await self._let_go()
         with contextlib.suppress(*AWAY, asyncio.CancelledError):
             async with asyncio.timeout(LEAVING_S):
@@ -202,10 +213,10 @@ class Member(ConsumerRebalanceListener):  # type: ignore[misc]
         ends = await self._consumer.end_offsets(list(partitions)) if partitions else {}
         lag = dict.fromkeys(self._counts.lag, 0)
         stuck: Counter[tuple[TopicPartition, int]] = Counter()
-        for at, end in ends.items():
+        for at, last in ends.items():
             partition = partitions[at]
-            lag[partition.at.kind] += max(0, end - partition.stored)
-            if partition.is_idle and end > partition.reached:
+            lag[partition.at.kind] += max(0, last - partition.stored)
+            if partition.is_idle and last > partition.reached:
                 place = (at, partition.reached)
                 stuck[place] = self._stuck[place] + 1
         self._counts.lag = lag
