@@ -19,12 +19,13 @@ from storage import db, users
 from storage.embedded import running_dsn
 from tests.support.cluster import NodeProcess, cluster
 from tests.support.intake import Backends, Flow, backends
-from tests.support.processes import postmaster_of
+from tests.support.processes import freeze, postmaster_of, thaw
 from tests.support.scrape import named, scrape
 from tests.support.server import running
 from tests.support.services import need_kafka
 
 SESSION_S: Final = 1.5
+ASLEEP_S: Final = 3.0
 TOPICS: Final = ("events", "directory", "commands")
 PATIENCE_S: Final = 60.0
 _prefixes = itertools.count(1)
@@ -102,32 +103,45 @@ async def test_a_member_that_slept_changes_nothing_when_it_wakes(
             assert await sample(other, "applause_records_given_up_total") == 0
 
 
-async def test_the_database_and_kafka_die_and_come_back(tmp_path: Path) -> None:
-    """Each twice, under load; the node stays, and goes on by itself."""
+async def test_the_database_and_kafka_die_and_freeze_under_load(tmp_path: Path) -> None:
+    """Each is killed and frozen, for longer than the group waits for anybody; the node stays, and goes on by itself."""
     need_kafka()
     kafka = EmbeddedKafka(tmp_path / "kafka")
     await kafka.start()
     try:
         async with (
             backends(kafka.bootstrap, "b") as others,
-            running(tmp_path / "data", **others.settings) as gateway,
+            running(tmp_path / "data", **others.settings, INTAKE__SESSION_TIMEOUT_S=SESSION_S) as gateway,
         ):
             dsn = running_dsn(gateway.data_dir)
             assert dsn is not None
             conn = await db.connect(dsn)
             await users.insert_unknown_users(conn, Flow.USERS, [None] * len(Flow.USERS))
             await conn.close()
-            flow = Flow(others)
-            for _ in range(2):
-                writing = asyncio.create_task(flow.write(300))
-                await asyncio.sleep(0.3)
+
+            async def database_dies() -> None:
                 os.kill(postmaster_of(gateway.data_dir), signal.SIGKILL)
-                await writing
-                writing = asyncio.create_task(flow.write(300))
-                await asyncio.sleep(0.3)
+
+            async def kafka_dies() -> None:
                 os.kill(kafka.pid, signal.SIGKILL)
                 await asyncio.sleep(1)
                 await kafka.start()
+
+            async def database_sleeps() -> None:
+                freeze(gateway.data_dir)
+                await asyncio.sleep(ASLEEP_S)
+                thaw(gateway.data_dir)
+
+            async def kafka_sleeps() -> None:
+                os.kill(kafka.pid, signal.SIGSTOP)
+                await asyncio.sleep(ASLEEP_S)
+                os.kill(kafka.pid, signal.SIGCONT)
+
+            flow = Flow(others)
+            for happen in (database_dies, kafka_dies, database_sleeps, kafka_sleeps):
+                writing = asyncio.create_task(flow.write(200))
+                await asyncio.sleep(0.3)
+                await happen()
                 await writing
             async with gateway.database() as conn:
                 await flow.check(conn)
