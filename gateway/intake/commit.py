@@ -23,28 +23,27 @@ async def take_steps(conn: Connection, answers: Sequence[Answer]) -> None:
     Each partition's deeds are there in their order, and none is answered behind one that waits. Raises
     storage.ingress.Overtaken where that does not begin where the partition stands: the batch must be rolled back then.
     """
-    steps: dict[Partition, Step] = {}
+    begun: dict[Partition, int] = {}
+    ended: dict[Partition, int] = {}
     torn: set[Partition] = set()
     outcomes: list[Outcome] = []
     for deed, outcome in answers:
         if deed.place is None or outcome is None:
             continue
         topic, number, before, after, is_answered = deed.place
-        step = steps.get((topic, number))
-        if step is None:
-            steps[topic, number] = Step(topic, number, before, after)
-        else:
-            if step.after != before:
-                torn.add((topic, number))
-            steps[topic, number] = step._replace(after=after)
+        partition = (topic, number)
+        if ended.setdefault(partition, before) != before:
+            torn.add(partition)
+        begun.setdefault(partition, before)
+        ended[partition] = after
         if is_answered:
             outcomes.append(_outcome(deed, outcome))
     if torn:
         raise Overtaken(torn)
     if outcomes:
         await ingress.insert_outcomes(conn, outcomes)
-    if steps:
-        await ingress.advance(conn, list(steps.values()))
+    if begun:
+        await ingress.advance(conn, [Step(*each, before, ended[each]) for each, before in begun.items()])
 
 
 def _outcome(deed: Deed, outcome: bytes | Refusal) -> Outcome:

@@ -34,7 +34,7 @@ LISTENERS: Final = 100  # of them have a phone
 ASKED: Final = 400  # and of so many the inbox is asked afterwards
 BACKLOG: Final = 20_000  # records that wait in Kafka where there is no rate
 WARM_UP_S: Final = 2.0
-LOOK_EVERY_S: Final = 0.2
+LOOK_EVERY_S: Final = 0.5  # a look costs the gateway as much as a hundred events
 WRITTEN: Final = "inboxes that hold what was written to Kafka for them, once"
 
 _TAKEN_IN: Final = re.compile(rb'^applause_intake_records_total\{outcome="ok",topic="events"\} (\S+)$', re.MULTILINE)
