@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Iterable
 from typing import Final
 
 from gateway.intake.topics import READ, WRITTEN
@@ -10,6 +11,9 @@ from gateway.intake.topics import READ, WRITTEN
 OK: Final = "ok"
 REPEATED: Final = "repeated"
 DEAD_LETTER: Final = "dead_letter"
+
+LETTERS_AWAY: Final = "dead_letters"  # why a partition is paused
+OUT_OF_RANGE: Final = "offset_out_of_range"
 
 
 class IntakeCounts:
@@ -28,4 +32,10 @@ class IntakeCounts:
         self.lives = 0  # times that this node joined the group
         self.partitions: dict[str, int] = dict.fromkeys(READ, 0)
         self.lag: dict[str, int] = dict.fromkeys(READ, 0)  # records that wait in Kafka
-        self.paused: dict[tuple[str, str], int] = {}  # (topic, why) -> partitions that do not go on
+        self.paused: Counter[tuple[str, str]] = Counter()  # (topic, why) -> partitions that do not go on
+        self.note_paused(())
+
+    def note_paused(self, paused: Iterable[tuple[str, str]]) -> None:
+        """One (topic, why) for each; of all others the alarm sees a 0."""
+        self.paused = Counter({(topic, why): 0 for topic in READ for why in (LETTERS_AWAY, OUT_OF_RANGE)})
+        self.paused.update(paused)

@@ -229,7 +229,7 @@ class Member(ConsumerRebalanceListener):  # type: ignore[misc]
         own = self._partitions.values()
         held = Counter(each.at.kind for each in own)
         self._counts.partitions = {kind: held[kind] for kind in self._counts.partitions}
-        self._counts.paused = dict(Counter((each.at.kind, each.paused) for each in own if each.paused is not None))
+        self._counts.note_paused((each.at.kind, each.paused) for each in own if each.paused is not None)
 
     # -- the client --------------------------------------------------------------------------------------------------
 

@@ -11,7 +11,7 @@ import structlog
 from aiokafka.structs import ConsumerRecord
 
 from fanout.tasks import Backoff
-from gateway.intake.counts import DEAD_LETTER, IntakeCounts
+from gateway.intake.counts import DEAD_LETTER, LETTERS_AWAY, OUT_OF_RANGE, IntakeCounts
 from gateway.intake.dead_letters import DeadLetters, Unread
 from gateway.intake.offsets import Offsets
 from gateway.intake.records import Unreadable
@@ -21,8 +21,6 @@ from storage.ingress import Step
 
 log = structlog.get_logger()
 
-LETTERS_AWAY: Final = "dead_letters"  # why a partition is paused
-OUT_OF_RANGE: Final = "offset_out_of_range"
 FAULT_OF_OURS: Final = "This record can't be carried out: a fault of Applause's, whose log has more."
 
 YIELD_EVERY: Final = 50  # records; decoding many would keep others waiting

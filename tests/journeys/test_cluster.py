@@ -84,7 +84,7 @@ async def test_three_nodes_are_one(dsn: str, conn: asyncpg.Connection, tmp_path:
                 name
                 for panel in shown["panels"]
                 for target in panel["targets"]
-                for name in re.findall(r"applause_(?:fanout|bus|presence)_\w+", target["expr"])
+                for name in re.findall(r"applause_(?:fanout|bus|presence|intake)_\w+", target["expr"])
             }
             assert wanted <= {name for name, _ in now}
             ages = {
