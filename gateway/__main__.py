@@ -185,6 +185,13 @@ def loadtest(context: typer.Context) -> None:
     os.execv(sys.executable, [sys.executable, "-P", "-m", "loadtest", *context.args])  # noqa: S606
 
 
+def schema_asyncapi(config: Config = None) -> None:
+    """Print what backends and gateways write to Kafka, as AsyncAPI 3."""
+    prefix = _settings(config, None).kafka.prefix
+    document = importlib.import_module("gateway.asyncapi").kafka_topics(prefix)
+    typer.echo(msgspec.json.format(msgspec.json.encode(document)).decode())
+
+
 def version() -> None:
     """Print the version."""
     typer.echo(importlib.metadata.version("applause"))
@@ -216,6 +223,9 @@ def build() -> typer.Typer:
     awards.command("set")(awards_set)
     awards.command("history")(awards_history)
     app.add_typer(awards, name="awards")
+    schema = typer.Typer(help="The protocol, for machines.", no_args_is_help=True)
+    schema.command("asyncapi")(schema_asyncapi)
+    app.add_typer(schema, name="schema")
     passed_on = {"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": []}
     app.command("loadtest", context_settings=passed_on)(loadtest)
     return app

@@ -9,6 +9,7 @@
     commit.py       what goes into a batch's own commit: offsets, and answers that are to be sent
     offsets.py      how far partitions are, outside of batches, asked until the database answers
     dead_letters.py what could not be read
+    wire.py         what letters and answers look like
     outbox.py       answers to commands
     sender.py       records on their way to Kafka
 

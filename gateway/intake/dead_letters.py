@@ -6,9 +6,9 @@ import base64
 from collections.abc import Sequence
 from typing import Final, NamedTuple, Protocol
 
-import msgspec
-
 from gateway.intake.sender import Record, Sender
+from gateway.intake.wire import Letter
+from handlers.wire import encode
 
 # A letter that doesn't fit Kafka's usual megabyte would stop its partition for ever.
 MOST_BYTES: Final = 640 * 1024  # of key and value together; in base64 they still fit
@@ -40,17 +40,6 @@ class Unread(NamedTuple):
     reason: str
 
 
-class Letter(msgspec.Struct):
-    """What is written. Bytes are in base64."""
-
-    reason: str
-    topic: str
-    partition: int
-    offset: int
-    key: str | None
-    value: str | None
-
-
 class DeadLetters:
     """Writes them; those of one partition in their order."""
 
@@ -73,7 +62,7 @@ def _as_record(unread: Unread) -> Record:
         reason += f" (too long for a letter: at most {KEPT_BYTES} bytes of each, key and value, are here)"
         key, value = key and key[:KEPT_BYTES], value and value[:KEPT_BYTES]
     letter = Letter(reason, record.topic, record.partition, record.offset, _base64(key), _base64(value))
-    return f"{record.topic}/{record.partition}".encode(), msgspec.json.encode(letter)
+    return f"{record.topic}/{record.partition}".encode(), encode(letter)
 
 
 def _base64(data: bytes | None) -> str | None:

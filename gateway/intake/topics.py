@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
-from fanout.kafka import Topic
+if TYPE_CHECKING:
+    from fanout.kafka import Topic
 
 EVENTS: Final = "events"
 DIRECTORY: Final = "directory"
@@ -24,4 +25,6 @@ def full_name(prefix: str, topic: str) -> str:
 
 def topics_of(prefix: str, partitions: int) -> Sequence[Topic]:
     """All of them, as they are created where they are missing."""
+    from fanout.kafka import Topic  # with what only a cluster needs
+
     return [Topic(full_name(prefix, topic), partitions) for topic in (*READ, *WRITTEN)]

@@ -11,6 +11,7 @@ from contextlib import asynccontextmanager
 from typing import Any, Final
 
 import asyncpg
+import msgspec
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
 from aiokafka.admin import AIOKafkaAdminClient, NewTopic, RecordsToDelete
 
@@ -18,6 +19,7 @@ from fanout.kafka import Kafka
 from gateway import settings
 from gateway.intake.door import IntakeDoor
 from gateway.intake.topics import DEAD_LETTERS, OUTCOMES, topics_of
+from gateway.intake.wire import Letter, Outcome
 from gateway.lane import Lane
 from gateway.routes import AWARD, FOR_BACKENDS, PUBLISH
 from gateway.supervisor import Supervisor
@@ -27,6 +29,15 @@ from handlers.events.handler import EventsHandler
 from handlers.wallet.spending import SpendingHandler
 from storage import db
 from storage.audit import audit
+
+
+class ExactOutcome(Outcome, forbid_unknown_fields=True):
+    """As it is documented, and nothing else."""
+
+
+class ExactLetter(Letter, forbid_unknown_fields=True):
+    """Likewise."""
+
 
 PATIENCE_S: Final = 60.0
 _ids = itertools.count(1)
@@ -127,11 +138,14 @@ class Backends:
         """id -> the answer to that command; of all that were given, which must agree."""
         found: dict[str, Any] = {}
         for each in await self.read(OUTCOMES, count):
+            msgspec.convert(each, ExactOutcome)
             assert found.setdefault(each["id"], each) == each
         return found
 
     async def letters(self, count: int) -> list[Any]:
-        return await self.read(DEAD_LETTERS, count)
+        letters = await self.read(DEAD_LETTERS, count)
+        msgspec.convert(letters, list[ExactLetter])
+        return letters
 
     async def ends(self) -> dict[tuple[str, int], int]:
         """(topic, partition) -> the end of what was written."""

@@ -8,8 +8,9 @@ from typing import Any, NamedTuple
 import msgspec
 import pytest
 
-from gateway.intake.dead_letters import KEPT_BYTES, MOST_BYTES, DeadLetters, Letter, Unread
+from gateway.intake.dead_letters import KEPT_BYTES, MOST_BYTES, DeadLetters, Unread
 from gateway.intake.sender import Record, Sender
+from gateway.intake.wire import Letter
 
 MEGABYTE = 1_000_000
 
