@@ -38,6 +38,7 @@ class IntakeDoor:
         self._letters = DeadLetters(Sender(kafka, full_name(prefix, DEAD_LETTERS)))
         self.counts = IntakeCounts()
         self.outbox = Outbox(pool=pool, sender=Sender(kafka, full_name(prefix, OUTCOMES)), counts=self.counts)
+        self._decoding = asyncio.Lock()
         room = Room(limits.in_flight)
         self._work = {
             EVENTS: Work(lane, room, records.events(settings.events), None),
@@ -82,7 +83,7 @@ class IntakeDoor:
             await asyncio.wait([self._life], timeout=LEAVING_S)
 
     def _partition_of(self, at: At, stored: int, reader: Member) -> Partition:
-        tools = Tools(reader, self._offsets, self._letters, self.counts)
+        tools = Tools(reader, self._offsets, self._letters, self.counts, self._decoding)
         if at.kind == DIRECTORY:
             return DirectoryPartition(at, stored, tools, self._directory)
         return DeedPartition(at, stored, tools, self._work[at.kind])

@@ -55,7 +55,7 @@ class Stale(Offsets):
 @asynccontextmanager
 async def partition(bench: Bench, offsets: Offsets, reader: Reader) -> AsyncIterator[DeedPartition]:
     work = Work(bench.lane, Room(1_000), records.events(Events()), None)
-    tools = Tools(reader, offsets, DeadLetters(Post()), IntakeCounts())
+    tools = Tools(reader, offsets, DeadLetters(Post()), IntakeCounts(), asyncio.Lock())
     made = DeedPartition(At(*EVENTS, "events"), 0, tools, work)
     service = asyncio.create_task(made.run())
     try:
