@@ -44,15 +44,16 @@ SPENDING_CHECKS: Final[dict[str, str]] = {
         WHERE e.id IS NULL OR k.balance * power(10::numeric, e.decimals) <> e.balance_after
             OR (k.id IS NULL AND e.created_at > clock_timestamp() - interval '29 days'
                 AND e.action NOT IN ({_AWARDS}))""",
-    "what a backend gave or took and the audit log differ": f"""
+    "what somebody gave, spent or took and the audit log differ": f"""
         SELECT id, e.user_id, e.seq, e.action, e.points, l.who, l.target, l.after FROM (
             SELECT (after ->> 'transactionId')::uuid AS id, who, what, target, after FROM audit_log
-            WHERE what IN ('wallet:deduct', 'wallet:correct', 'wallet:award')) l
+            WHERE what IN ('wallet:deduct', 'wallet:correct', 'wallet:award',
+                'wallet:gift', 'wallet:purchase', 'wallet:boost')) l
         FULL JOIN (SELECT t.id, t.user_id, t.seq, t.action, t.points, t.counter_account, c.decimals
             FROM wallet_transactions t JOIN currencies c USING (currency)
-            WHERE t.action IN ({_BY_BACKENDS}, {_AWARDS})) e USING (id)
+            WHERE t.action IN ({_OWN}, {_BY_BACKENDS}, {_AWARDS})) e USING (id)
         WHERE e.id IS NULL OR l.target <> 'user:' || e.user_id OR l.after ->> 'action' <> e.action
-            OR (l.id IS NULL AND e.action NOT IN ({_AWARDS}))
+            OR (l.id IS NULL AND e.action NOT IN ({_OWN}, {_AWARDS}))
             OR (l.after ->> 'points')::numeric * power(10::numeric, e.decimals) <> e.points
             OR (l.what = 'wallet:award' AND (e.points <= 0 OR e.counter_account <>
                 CASE e.action WHEN 'refund' THEN '{PURCHASES}' ELSE '{ISSUANCE}' END))""",

@@ -96,7 +96,7 @@ WITH given AS (
         $8::bigint[], $9::bigint[], $10::bigint[])
     AS given(id, username, display_name, picture_url, email, roles, status, following_count, followers_count, version)
 ), locked AS (
-    SELECT id FROM users WHERE id = ANY($1::bigint[]) ORDER BY id FOR NO KEY UPDATE
+    SELECT id, status FROM users WHERE id = ANY($1::bigint[]) ORDER BY id FOR NO KEY UPDATE
 )
 UPDATE users u SET
     username = coalesce(given.username, u.username),
@@ -115,11 +115,21 @@ UPDATE users u SET
     version = coalesce(given.version, u.version)
 FROM given JOIN locked ON locked.id = given.id
 WHERE u.id = given.id AND (given.version >= u.version) IS NOT FALSE
+RETURNING u.id, locked.status, u.status
 """
 
 
-async def upsert_users(conn: Connection, changes: Sequence[UserChange]) -> None:
-    """Create or change users, each at most once in `changes`. Call it in a transaction.
+class StatusChange(NamedTuple):
+    """Somebody was suspended, or is not any more."""
+
+    user_id: int
+    before: str
+    after: str
+
+
+async def upsert_users(conn: Connection, changes: Sequence[UserChange]) -> list[StatusChange]:
+    """Create or change users, each at most once in `changes`; returns whose status it has changed. Call it in a
+    transaction.
 
     A `version` older than the stored one is ignored as a whole; the same version is applied again,
     so that a repeated call that adds what a first one left out isn't lost. A change without a
@@ -131,7 +141,8 @@ async def upsert_users(conn: Connection, changes: Sequence[UserChange]) -> None:
     named = [change for change in changes if change.username is not None]
     if named:
         await insert_unknown_users(conn, [change.id for change in named], [change.username for change in named])
-    await conn.execute(UPDATE_USERS, *columns(changes, len(UserChange._fields)))
+    rows = await conn.fetch(UPDATE_USERS, *columns(changes, len(UserChange._fields)))
+    return [StatusChange(*row) for row in rows if row[1] != row[2]]
 
 
 LOCK_USERS = FETCH_USER.replace(

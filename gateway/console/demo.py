@@ -75,7 +75,7 @@ class Demo:
     async def seed(self) -> None:
         """Create the people and videos, or leave them as they are."""
         for user_id, person in PEOPLE.items():
-            await self._directory.put_user(user_id, person)
+            await self._directory.put_user(user_id, person, "demo")
         for video_id, title in VIDEOS.items():
             await self._directory.put_video(video_id, PutVideoRequest(owner_id=CREATOR, title=title))
 

@@ -13,8 +13,8 @@ from handlers.access.wire import RevokeRequest
 def access_routes(door: Door, access: AccessHandler) -> list[web.RouteDef]:
     """The route of revocations, for backends."""
 
-    async def post_revocation(_: Visit, request: RevokeRequest) -> Reply:
-        await access.revoke(request)
+    async def post_revocation(visit: Visit, request: RevokeRequest) -> Reply:
+        await access.revoke(request, visit.caller.subject)
         return Reply(None)
 
     handler = door.writes(post_revocation, RevokeRequest, backends_only=True)

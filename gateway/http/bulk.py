@@ -24,8 +24,8 @@ _VIDEO = msgspec.json.Decoder(VideoRow)
 def bulk_routes(door: Door, bulk: BulkHandler) -> list[web.RouteDef]:
     """Both, for backends."""
 
-    async def post_users(_: Visit, request: BulkUsersRequest) -> Reply:
-        return Reply(await bulk.put_users(_rows(_USER, request.users, "users")))
+    async def post_users(visit: Visit, request: BulkUsersRequest) -> Reply:
+        return Reply(await bulk.put_users(_rows(_USER, request.users, "users"), visit.caller.subject))
 
     async def post_videos(_: Visit, request: BulkVideosRequest) -> Reply:
         return Reply(await bulk.put_videos(_rows(_VIDEO, request.videos, "videos")))

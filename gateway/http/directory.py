@@ -17,7 +17,7 @@ def directory_routes(door: Door, directory: DirectoryHandler) -> list[web.RouteD
         return Reply(*await directory.get_me(visit.caller, visit.claims.username))
 
     async def put_user(visit: Visit, request: PutUserRequest) -> Reply:
-        return Reply(await directory.put_user(visit.user_id(), request))
+        return Reply(await directory.put_user(visit.user_id(), request, visit.caller.subject))
 
     async def get_user(visit: Visit) -> Reply:
         return Reply(*await directory.get_user(visit.user_id()))
@@ -29,7 +29,7 @@ def directory_routes(door: Door, directory: DirectoryHandler) -> list[web.RouteD
         return Reply(await directory.get_video(visit.item_id()))
 
     async def delete_video(visit: Visit) -> Reply:
-        await directory.delete_video(visit.item_id())
+        await directory.delete_video(visit.item_id(), visit.caller.subject)
         return Reply(None)
 
     users, videos = "/v1/users/{id}", "/v1/videos/{id}"

@@ -11,9 +11,11 @@ from msgspec import UNSET
 from handlers.access.identities import Identities, identity_of
 from handlers.access.wire import RevokeRequest
 from handlers.errors import Refusal
-from storage import revocations
-from storage.pool import session
+from storage import audit_log, revocations
+from storage.audit_log import LogEntry
+from storage.pool import session, transaction
 from storage.revocations import Standing
+from storage.statement import write_together
 
 if TYPE_CHECKING:
     from handlers.caller import Claims
@@ -53,15 +55,20 @@ class AccessHandler:
                 conn, claims.caller.user_id, identity_of(claims), issued_at, claims.jti
             )
 
-    async def revoke(self, request: RevokeRequest) -> None:
-        """`POST /v1/revocations`: of all that a user has up to this second, or of one token."""
+    async def revoke(self, request: RevokeRequest, who: str) -> None:
+        """`POST /v1/revocations`: of all that a user has up to this second, or of one token. `who` is the token's
+        subject."""
         if (request.user_id is UNSET) == (request.jti is UNSET):
             raise Refusal("invalid_payload", "Exactly one of `userId` and `jti` is needed.", field="userId")
-        async with session(self._pool) as conn:
+        async with transaction(self._pool) as conn:
+            target = ""
             if isinstance(request.user_id, int):
                 await revocations.revoke_user(conn, request.user_id)
+                target = f"user:{request.user_id}"
             elif isinstance(request.jti, str):
                 await revocations.revoke_token(conn, request.jti)
+                target = f"token:{request.jti}"
+            await write_together(conn, audit_log.append([LogEntry(who, "revoke", target, None, None)]))
         self._on_revoked()
 
     async def _first_use(self, claims: Claims) -> int:

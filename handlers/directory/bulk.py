@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, TypeVar
 
-from handlers.directory.handler import change_of, given, refuse_counts
+from handlers.directory.handler import change_of, given, log_statuses, refuse_counts
 from handlers.directory.wire import BulkAnswer, PutUserRequest, PutVideoRequest, RowError, UserRow, VideoRow
 from handlers.errors import Refusal
 from storage import heads, users, videos
@@ -35,11 +35,12 @@ class BulkHandler:
         self._pool = pool
         self._follows_count = follows_count
 
-    async def put_users(self, rows: Sequence[UserRow | Refusal]) -> BulkAnswer:
-        """Create or change users, each as a PUT of its own would."""
+    async def put_users(self, rows: Sequence[UserRow | Refusal], who: str) -> BulkAnswer:
+        """Create or change users, each as a PUT of its own would. `who` is the token's subject."""
         async with transaction(self._pool) as conn:
             good = [(row.id, row) for row in rows if isinstance(row, UserRow)]
-            return _answer(rows, await put_users(conn, good, follows_count=self._follows_count))
+            whose = dict.fromkeys((user_id for user_id, _ in good), who)
+            return _answer(rows, await put_users(conn, good, whose, follows_count=self._follows_count))
 
     async def put_videos(self, rows: Sequence[VideoRow | Refusal]) -> BulkAnswer:
         """Create or change videos, each as a PUT of its own would."""
@@ -63,8 +64,11 @@ def _answer(rows: Sequence[object], results: Sequence[bool | Refusal]) -> BulkAn
     return answer
 
 
-async def put_users(conn: Connection, rows: Sequence[User], *, follows_count: bool) -> list[bool | Refusal]:
-    """Create or change users in a transaction; for each row whether it has changed anything, or why it may not."""
+async def put_users(
+    conn: Connection, rows: Sequence[User], who: Mapping[int, str], *, follows_count: bool
+) -> list[bool | Refusal]:
+    """Create or change users in a transaction; for each row whether it has changed anything, or why it may not. `who`
+    does so, by the user's id."""
     names = {user_id: name for user_id, row in reversed(rows) if (name := given(row.username)) is not None}
     created = await users.insert_unknown_users(conn, list(names), list(names.values()))
     before = await users.lock_users(conn, {user_id for user_id, _ in rows})
@@ -84,7 +88,7 @@ async def put_users(conn: Connection, rows: Sequence[User], *, follows_count: bo
 
     results = [_tried(put, row) for row in rows]
     if changed := [_whole(user) for user_id, user in after.items() if user != before[user_id]]:
-        await users.upsert_users(conn, changed)
+        await log_statuses(conn, await users.upsert_users(conn, changed), who)
     return results
 
 

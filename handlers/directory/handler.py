@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Final, NoReturn, TypeVar
 
 from msgspec import UNSET, UnsetType
@@ -9,9 +10,11 @@ from msgspec import UNSET, UnsetType
 from handlers.directory.rules import creates_user, distinct_roles
 from handlers.directory.wire import PutUserRequest, PutVideoRequest, UserView, VideoView
 from handlers.errors import Refusal
-from storage import heads, users, videos
+from storage import audit_log, heads, users, videos
+from storage.audit_log import LogEntry
 from storage.pool import session, transaction
-from storage.users import StoredUser, UserChange
+from storage.statement import write_together
+from storage.users import StatusChange, StoredUser, UserChange
 from storage.videos import StoredVideo
 
 if TYPE_CHECKING:
@@ -36,8 +39,9 @@ class DirectoryHandler:
         self._create_unknown = create_unknown
         self._follows_count = follows_count
 
-    async def put_user(self, user_id: int, request: PutUserRequest) -> UserView:
-        """Create or change a user and return all of them; an older `version` changes nothing.
+    async def put_user(self, user_id: int, request: PutUserRequest, who: str) -> UserView:
+        """Create or change a user and return all of them; an older `version` changes nothing. `who` does so:
+        the subject of a token.
 
         Refuses `conflict` for follow counts other than those that stand, where follow verbs count.
         """
@@ -46,7 +50,7 @@ class DirectoryHandler:
             if self._follows_count:
                 refuse_counts(change, await users.fetch_user(conn, user_id))
                 change = change._replace(following_count=None, followers_count=None)
-            await users.upsert_users(conn, [change])
+            await log_statuses(conn, await users.upsert_users(conn, [change]), {user_id: who})
             stored = await users.fetch_user(conn, user_id)
         if stored is None:
             _refuse_incomplete("username")
@@ -99,12 +103,15 @@ class DirectoryHandler:
             raise Refusal("not_found", "There is no such video.")
         return _video_view(stored)
 
-    async def delete_video(self, video_id: str) -> None:
+    async def delete_video(self, video_id: str, who: str) -> None:
         """Delete a video; Refusal `not_found`. What it has earned is still settled, and nobody is paid for it twice,
         should it come back."""
         async with transaction(self._pool) as conn:
             if not await videos.mark_deleted(conn, video_id):
                 raise Refusal("not_found", "There is no such video.")
+            await write_together(
+                conn, audit_log.append([LogEntry(who, "video:delete", f"video:{video_id}", None, None)])
+            )
 
     def _refuse_stranger(self, caller: Caller) -> None:
         if creates_user(is_backend=caller.is_backend, create_unknown=self._create_unknown):
@@ -131,6 +138,15 @@ async def _settle_owner(conn: Connection, video_id: str, owner_id: int, title: s
     await heads.lock(conn, {before, owner_id})
     if await videos.fetch_owner(conn, video_id) != before:
         raise Refusal("conflict", "The video has just changed hands.", field="ownerId")
+
+
+async def log_statuses(conn: Connection, changes: Sequence[StatusChange], who: Mapping[int, str]) -> None:
+    """Note in the audit log who suspended whom, or took that back; `who` by the user's id."""
+    entries = [
+        LogEntry(who[user_id], "user:status", f"user:{user_id}", f'{{"status":"{before}"}}', f'{{"status":"{after}"}}')
+        for user_id, before, after in changes
+    ]
+    await write_together(conn, audit_log.append(entries))
 
 
 def refuse_counts(change: UserChange, stored: StoredUser | None) -> None:

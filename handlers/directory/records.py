@@ -69,7 +69,8 @@ class RecordsHandler:
         }
         results: dict[int, bool | Refusal] = {}
         if users:
-            put = await put_users(conn, list(users.values()), follows_count=self._follows_count)
+            who = {user_id: record.source for user_id, record in users.values()}
+            put = await put_users(conn, list(users.values()), who, follows_count=self._follows_count)
             results.update(zip(users, put, strict=True))
         if videos:
             results.update(zip(videos, await put_videos(conn, list(videos.values())), strict=True))

@@ -144,8 +144,7 @@ class _Batch:
         assert self._now is not None
         outcome = rules.decide(self._books, self._spend(deed, self._now))
         if isinstance(outcome, Movement):
-            if deed.subject is not None:
-                self._log.append((deed, outcome))
+            self._log.append((deed, outcome))
             ack = _ack(outcome)
             self._keys.keep(deed, ack, self._now)
             return ack
@@ -283,8 +282,8 @@ def _entry(movement: Movement, now: datetime) -> Entry:
 
 
 def _log_entry(deed: Deed, movement: Movement, now: datetime) -> LogEntry:
-    """What a backend did to a wallet, with the transaction's id, by which the audit finds one for the other."""
-    assert deed.subject is not None
+    """What somebody did to a wallet, with the transaction's id, by which the audit finds one for the other."""
+    who = str(deed.user_id) if deed.subject is None else deed.subject
     decimals = DECIMALS[movement.currency]
     before = {"currency": movement.currency, "balance": as_number(movement.balance_before, decimals)}
     after = {
@@ -295,6 +294,4 @@ def _log_entry(deed: Deed, movement: Movement, now: datetime) -> LogEntry:
         "reason": movement.reason,
         "transactionId": str(derived_id(movement.origin)),
     }
-    return LogEntry(
-        deed.subject, deed.event, f"user:{movement.user_id}", encode(before).decode(), encode(after).decode(), now
-    )
+    return LogEntry(who, deed.event, f"user:{movement.user_id}", encode(before).decode(), encode(after).decode(), now)

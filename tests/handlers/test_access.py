@@ -112,20 +112,25 @@ async def test_who_is_revoked_is_unauthorized_until_the_next_log_in(pool: asyncp
     now = time.time()
     user_id = (await access.handler.admit(claims("auth0|7"))).caller.user_id
     assert user_id is not None
-    await access.handler.revoke(RevokeRequest(user_id=user_id))
+    await access.handler.revoke(RevokeRequest(user_id=user_id), "ops")
     assert await access.code_of(claims("auth0|7", issued_at=now)) == "unauthorized"
     assert await access.code_of(claims("auth0|7", issued_at=None)) == "unauthorized"
     assert await Access(pool).code_of(claims(str(user_id), issued_at=now)) == "unauthorized"
     assert await access.handler.admit(claims("auth0|7", issued_at=now + 5))
-    await access.handler.revoke(RevokeRequest(jti="t1"))
+    await access.handler.revoke(RevokeRequest(jti="t1"), "ops")
     assert await access.code_of(claims("8", issued_at=now + 5, jti="t1")) == "unauthorized"
     assert await access.code_of(claims("billing", "service", issued_at=now + 5, jti="t1")) == "unauthorized"
     assert await access.handler.admit(claims("8", issued_at=now + 5, jti="t2"))
     assert access.told == 2
+    rows = await pool.fetch("SELECT who, what, target, before, after FROM audit_log ORDER BY id")
+    assert [tuple(row) for row in rows] == [
+        ("ops", "revoke", f"user:{user_id}", None, None),
+        ("ops", "revoke", "token:t1", None, None),
+    ]
 
 
 async def test_a_revoked_token_creates_nobody(pool: asyncpg.Pool, access: Access) -> None:
-    await access.handler.revoke(RevokeRequest(jti="t1"))
+    await access.handler.revoke(RevokeRequest(jti="t1"), "ops")
     assert await access.code_of(claims("auth0|7", jti="t1")) == "unauthorized"
     assert await pool.fetchval("SELECT count(*) FROM users") == 0
 
@@ -142,7 +147,7 @@ async def test_the_suspended_are_forbidden(pool: asyncpg.Pool, access: Access) -
 @pytest.mark.parametrize("request_", [RevokeRequest(), RevokeRequest(user_id=7, jti="t")])
 async def test_exactly_one_is_revoked(access: Access, request_: RevokeRequest) -> None:
     with pytest.raises(Refusal) as refused:
-        await access.handler.revoke(request_)
+        await access.handler.revoke(request_, "ops")
     assert (refused.value.code, refused.value.field) == ("invalid_payload", "userId")
     assert access.told == 0
     assert request_.user_id is UNSET or request_.jti is not UNSET

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from typing import Any
 
 import asyncpg
 import pytest
@@ -37,17 +38,17 @@ def test_roles_are_kept_once() -> None:
 
 async def test_put_then_get(directory: DirectoryHandler) -> None:
     request = PutUserRequest(username="john", display_name="John", email=None, roles=["creator", "creator"], version=3)
-    put = await directory.put_user(7, request)
+    put = await directory.put_user(7, request, "crm")
     assert (put, 0) == await directory.get_user(7)
     assert (put.id, put.username, put.display_name, put.email, put.roles, put.version) == (
         7, "john", "John", None, ["creator"], 3,
     )  # fmt: skip
-    assert (await directory.put_user(7, PutUserRequest(display_name=None))).display_name is None
+    assert (await directory.put_user(7, PutUserRequest(display_name=None), "crm")).display_name is None
 
 
 async def test_a_new_user_needs_a_name(directory: DirectoryHandler) -> None:
     with pytest.raises(Refusal) as refused:
-        await directory.put_user(7, PutUserRequest(email="a@b"))
+        await directory.put_user(7, PutUserRequest(email="a@b"), "crm")
     assert (refused.value.code, refused.value.field) == ("invalid_payload", "username")
 
 
@@ -74,7 +75,7 @@ async def test_me_creates_nobody_else(pool: asyncpg.Pool, who: Caller, create_un
 
 
 async def test_a_backend_that_is_a_user_is_shown(directory: DirectoryHandler) -> None:
-    await directory.put_user(7, PutUserRequest(username="root"))
+    await directory.put_user(7, PutUserRequest(username="root"), "crm")
     assert (await directory.get_me(caller(7, "admin"), None))[0].username == "root"
 
 
@@ -82,8 +83,8 @@ async def test_a_video_and_its_owner(directory: DirectoryHandler) -> None:
     with pytest.raises(Refusal) as refused:
         await directory.put_video("v", PutVideoRequest(owner_id=7, title="Dance"))
     assert (refused.value.code, refused.value.field) == ("not_found", "ownerId")
-    await directory.put_user(7, PutUserRequest(username="john"))
-    await directory.put_user(8, PutUserRequest(username="jane"))
+    await directory.put_user(7, PutUserRequest(username="john"), "crm")
+    await directory.put_user(8, PutUserRequest(username="jane"), "crm")
     for incomplete, field in ((PutVideoRequest(owner_id=7), "title"), (PutVideoRequest(title="Dance"), "ownerId")):
         with pytest.raises(Refusal) as refused:
             await directory.put_video("v", incomplete)
@@ -96,7 +97,7 @@ async def test_a_video_and_its_owner(directory: DirectoryHandler) -> None:
 
 async def test_a_hand_over_waits_for_the_owners_head(directory: DirectoryHandler, pool: asyncpg.Pool) -> None:
     for user_id in (7, 8):
-        await directory.put_user(user_id, PutUserRequest(username="x"))
+        await directory.put_user(user_id, PutUserRequest(username="x"), "crm")
     await directory.put_video("v", PutVideoRequest(owner_id=7, title="Dance"))
     async with pool.acquire() as conn, conn.transaction():
         await conn.execute("SELECT FROM heads WHERE user_id = 7 FOR NO KEY UPDATE")
@@ -109,10 +110,10 @@ async def test_a_hand_over_waits_for_the_owners_head(directory: DirectoryHandler
 
 async def test_a_video_is_deleted_once_and_put_again(directory: DirectoryHandler) -> None:
     for user_id in (7, 8):
-        await directory.put_user(user_id, PutUserRequest(username="x"))
+        await directory.put_user(user_id, PutUserRequest(username="x"), "crm")
     await directory.put_video("v", PutVideoRequest(owner_id=7, title="Dance"))
-    await directory.delete_video("v")
-    for deed in (directory.delete_video("v"), directory.get_video("v")):
+    await directory.delete_video("v", "crm")
+    for deed in (directory.delete_video("v", "crm"), directory.get_video("v")):
         with pytest.raises(Refusal) as refused:
             await deed
         assert refused.value.code == "not_found"
@@ -128,9 +129,9 @@ async def test_to_put_a_deleted_video_under_another_waits_for_its_owner_s_head(
 ) -> None:
     """What it still owes is settled under that head."""
     for user_id in (7, 8):
-        await directory.put_user(user_id, PutUserRequest(username="x"))
+        await directory.put_user(user_id, PutUserRequest(username="x"), "crm")
     await directory.put_video("v", PutVideoRequest(owner_id=7, title="Dance"))
-    await directory.delete_video("v")
+    await directory.delete_video("v", "crm")
     async with pool.acquire() as conn, conn.transaction():
         await conn.execute("SELECT FROM heads WHERE user_id = 7 FOR NO KEY UPDATE")
         put = asyncio.ensure_future(directory.put_video("v", PutVideoRequest(owner_id=8, title="Back")))
@@ -143,7 +144,7 @@ async def test_a_video_that_is_just_being_uploaded_is_handed_over_under_its_owne
     directory: DirectoryHandler, pool: asyncpg.Pool
 ) -> None:
     for user_id in (7, 8):
-        await directory.put_user(user_id, PutUserRequest(username="x"))
+        await directory.put_user(user_id, PutUserRequest(username="x"), "crm")
     async with pool.acquire() as uploading, pool.acquire() as holding, holding.transaction():
         await holding.execute("SELECT FROM heads WHERE user_id = 7 FOR NO KEY UPDATE")
         transaction = uploading.transaction()
@@ -161,3 +162,28 @@ async def _somebody_waits(conn: asyncpg.Connection) -> None:
     async with asyncio.timeout(10):
         while not await conn.fetchval("SELECT EXISTS (SELECT FROM pg_locks WHERE NOT granted)"):
             await asyncio.sleep(0.01)
+
+
+async def test_suspensions_and_deleted_videos_are_logged_with_whoever_did_it(
+    directory: DirectoryHandler, conn: asyncpg.Connection
+) -> None:
+    async def put(who: str, **fields: Any) -> None:
+        await directory.put_user(7, PutUserRequest(**fields), who)
+
+    await put("crm", username="ann", version=5)
+    await put("mod", status="suspended", version=6)
+    await put("crm", status="suspended", version=7)
+    await put("crm", status="active", version=1)
+    await put("mod", status="active", version=8)
+    await directory.put_video("v", PutVideoRequest(owner_id=7, title="V"))
+    await directory.delete_video("v", "mod")
+    with pytest.raises(Refusal):
+        await directory.delete_video("v", "crm")
+    rows = await conn.fetch(
+        "SELECT who, what, target, before ->> 'status', after ->> 'status' FROM audit_log ORDER BY id"
+    )
+    assert [tuple(row) for row in rows] == [
+        ("mod", "user:status", "user:7", "active", "suspended"),
+        ("mod", "user:status", "user:7", "suspended", "active"),
+        ("mod", "video:delete", "video:v", None, None),
+    ]

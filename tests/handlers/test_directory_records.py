@@ -66,6 +66,8 @@ async def test_people_and_videos_come_and_change(taker: Taker, conn: asyncpg.Con
     assert tuple(await conn.fetchrow("SELECT owner_id, title, version FROM videos")) == (7, "Second", 2)
     assert await person(conn, 8, "email", "status") == (None, "suspended")
     assert await ingress.list_offsets(conn, [AT]) == {AT: 6}
+    [logged] = await conn.fetch("SELECT who, what, target, after ->> 'status' FROM audit_log")
+    assert tuple(logged) == ("crm", "user:status", "user:8", "suspended")
 
 
 async def test_an_older_version_changes_nothing(taker: Taker, conn: asyncpg.Connection) -> None:

@@ -223,20 +223,20 @@ async def test_the_other_way_of_counting_may_be_chosen_at_any_time(
     await runs.data(unfollow(FAN + 1), follow(FAN + 3))
     assert await counts(conn, CREATOR) == (100, 1001), "which knows by itself"
     assert await audit(conn) == []
-    await directory.put_user(CREATOR, PutUserRequest(followers_count=5))
+    await directory.put_user(CREATOR, PutUserRequest(followers_count=5), "crm")
     assert await audit(conn) == []
     await counting.data(unfollow(FAN + 2), follow(FAN + 4), follow(FAN + 1))
     assert await counts(conn, CREATOR) == (100, 6)
-    await directory.put_user(CREATOR, PutUserRequest(followers_count=0))
+    await directory.put_user(CREATOR, PutUserRequest(followers_count=0), "crm")
     await counting.data(unfollow(FAN + 4))
     assert await counts(conn, CREATOR) == (100, 0), "never below nothing"
 
 
 async def test_where_verbs_count_nobody_sets_counts(counting: Runs, pool: asyncpg.Pool) -> None:
     directory = DirectoryHandler(pool=pool, create_unknown=True, follows_count=True)
-    made = await directory.put_user(50, PutUserRequest(username="ada", following_count=0))
+    made = await directory.put_user(50, PutUserRequest(username="ada", following_count=0), "crm")
     assert (made.following_count, made.followers_count) == (0, 0)
-    await directory.put_user(51, PutUserRequest(username="ben"))
+    await directory.put_user(51, PutUserRequest(username="ben"), "crm")
     await counting.data(follow(51, 50))
     for change, field in (
         (PutUserRequest(followers_count=7), "followersCount"),
@@ -244,11 +244,11 @@ async def test_where_verbs_count_nobody_sets_counts(counting: Runs, pool: asyncp
         (PutUserRequest(username="eve", followers_count=0), "followersCount"),
     ):
         with pytest.raises(Refusal) as refused:
-            await directory.put_user(50, change)
+            await directory.put_user(50, change, "crm")
         assert (refused.value.code, refused.value.field) == ("conflict", field)
     with pytest.raises(Refusal):
-        await directory.put_user(52, PutUserRequest(username="new", followers_count=1))
-    same = await directory.put_user(50, PutUserRequest(username="eva", following_count=0, followers_count=1))
+        await directory.put_user(52, PutUserRequest(username="new", followers_count=1), "crm")
+    same = await directory.put_user(50, PutUserRequest(username="eva", following_count=0, followers_count=1), "crm")
     assert (same.username, same.followers_count) == ("eva", 1), "what was read may be sent back"
 
 

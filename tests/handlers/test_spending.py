@@ -107,6 +107,27 @@ async def test_a_boost_names_its_video(spends: Spends, conn: asyncpg.Connection)
 
 
 @pytest.mark.parametrize(
+    ("deed", "what", "action", "points"),
+    [
+        (lambda: gift(ANN, BEN, 2.5), "wallet:gift", "gift_sent", -2.5),
+        (lambda: purchase(ANN), "wallet:purchase", "purchase", -2.5),
+        (lambda: boost(ANN, 0.01), "wallet:boost", "boost_post", -0.01),
+    ],
+)
+async def test_what_somebody_spends_is_logged_once(
+    spends: Spends, conn: asyncpg.Connection, deed: Any, what: str, action: str, points: float
+) -> None:
+    [data] = await spends.data(deed())
+    [entry] = await conn.fetch("SELECT * FROM audit_log WHERE who = $1", str(ANN))
+    assert (entry["who"], entry["what"], entry["target"]) == (str(ANN), what, f"user:{ANN}")
+    assert json.loads(entry["before"]) == {"currency": "LYK", "balance": 10}
+    after = json.loads(entry["after"])
+    assert (after["action"], after["points"], after["transactionId"]) == (action, points, data["transactionId"])
+    assert (await spends.run(gift(ANN, BEN, 100)))[0]["ok"] is False
+    assert await conn.fetchval("SELECT count(*) FROM audit_log WHERE who = $1", str(ANN)) == 1, "a refusal is no action"
+
+
+@pytest.mark.parametrize(
     ("fields", "action", "counter_account"),
     [
         ({}, "penalty", "platform:issuance"),

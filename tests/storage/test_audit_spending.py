@@ -14,7 +14,7 @@ from tests.support.spending import ANN, BEN, CLEO, Spends, boost, corrected, ded
 HALVES: Final = "a transfer between users lacks a half, or does not sum to zero"
 SIDE: Final = "a spend with the wrong side, or of what there never was"
 ANSWER: Final = "a spend's kept answer is not its entry"
-LOG: Final = "what a backend gave or took and the audit log differ"
+LOG: Final = "what somebody gave, spent or took and the audit log differ"
 
 UNGUARDED: Final = "ALTER TABLE audit_log DISABLE TRIGGER audit_log_is_append_only;"
 # A second entry like the last one of (user, action), with everything around it moved as if it were right.
@@ -104,7 +104,7 @@ FAULTS: Final = [
     fault("another deduction was answered", KEPT.format("backend_requests", """'"newBalance":', '"newBalance":1'"""),
           ANSWER),
     fault("an answered gift is another", "UPDATE wallet_transactions SET id = gen_random_uuid()"
-          f" {OF.format(BEN, 'gift_sent')}", ANSWER),
+          f" {OF.format(BEN, 'gift_sent')}", ANSWER, LOG),
     fault("a deduction is lost", TAKE_LAST.format(BEN), LOG, ANSWER),
     fault("a deduction stands twice", AGAIN.format(BEN, "penalty"), LOG, ANSWER),
     fault("a key is lost", "DELETE FROM money_requests", ANSWER),
@@ -138,4 +138,4 @@ async def test_the_database_itself_keeps_the_audit_log(conn: asyncpg.Connection,
     with pytest.raises(asyncpg.InsufficientPrivilegeError, match="append-only"):
         await conn.execute(statement)
     assert await conn.fetch("SELECT * FROM audit_log") == before
-    assert len(before) == 6
+    assert len(before) == 11
