@@ -24,8 +24,9 @@ class Listeners:
     """Hints were lost, or are too many to tell one by one: compare the heads of all connected users now."""
     on_topic: Callable[[str, bytes], None]
     """(topic, envelope JSON)"""
-    on_users: Callable[[Sequence[int], bytes], None]
-    """(users, envelope JSON): an ephemeral event for those of them who are connected here."""
+    on_users: Callable[[Sequence[int], bytes, str | None], None]
+    """(users, envelope JSON, topic): an ephemeral event for those of them who are connected here; where a topic is
+    named, on the connections that have joined it."""
     on_replaced: Callable[[int, str, int], None]
     """(user, device, generation): the device has connected elsewhere as `generation`."""
 
@@ -60,8 +61,9 @@ class Broker(Protocol):
     def publish_topic(self, topic: str, envelope: bytes) -> None:
         """A live-topic message as envelope JSON, of any size. Big and small ones may overtake each other."""
 
-    def publish_users(self, user_ids: Sequence[int], envelope: bytes) -> None:
-        """An ephemeral event for users as envelope JSON, of any size and for any number. As with topics."""
+    def publish_users(self, user_ids: Sequence[int], envelope: bytes, topic: str | None = None) -> None:
+        """An ephemeral event for users as envelope JSON, of any size and for any number, on the connections that have
+        joined a topic where one is named. As with topics."""
 
     def announce_replaced(self, user_id: int, device_id: str, generation: int) -> None:
         """A device has connected here."""
@@ -78,6 +80,6 @@ class MemoryBroker:
 
     def publish_topic(self, topic: str, envelope: bytes) -> None: ...
 
-    def publish_users(self, user_ids: Sequence[int], envelope: bytes) -> None: ...
+    def publish_users(self, user_ids: Sequence[int], envelope: bytes, topic: str | None = None) -> None: ...
 
     def announce_replaced(self, user_id: int, device_id: str, generation: int) -> None: ...

@@ -43,9 +43,9 @@ class BothBrokers:
         for broker in self._concerned():
             broker.publish_topic(topic, envelope)
 
-    def publish_users(self, user_ids: Sequence[int], envelope: bytes) -> None:
+    def publish_users(self, user_ids: Sequence[int], envelope: bytes, topic: str | None = None) -> None:
         for broker in self._concerned():
-            broker.publish_users(user_ids, envelope)
+            broker.publish_users(user_ids, envelope, topic)
 
     def announce_replaced(self, user_id: int, device_id: str, generation: int) -> None:
         for broker in self._concerned():

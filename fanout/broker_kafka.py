@@ -124,9 +124,9 @@ class KafkaBroker:
         if self._can_say():
             self._outbox.others.add_topic(topic, envelope)
 
-    def publish_users(self, user_ids: Sequence[int], envelope: bytes) -> None:
+    def publish_users(self, user_ids: Sequence[int], envelope: bytes, topic: str | None = None) -> None:
         if self._can_say():
-            self._outbox.others.add_users(user_ids, envelope)
+            self._outbox.others.add_users(user_ids, envelope, topic)
 
     def announce_replaced(self, user_id: int, device_id: str, generation: int) -> None:
         if self._can_say():

@@ -82,8 +82,8 @@ class PostgresBroker:
         self._gathered.add_topic(topic, envelope)
         self._to_say.set()
 
-    def publish_users(self, user_ids: Sequence[int], envelope: bytes) -> None:
-        self._gathered.add_users(user_ids, envelope)
+    def publish_users(self, user_ids: Sequence[int], envelope: bytes, topic: str | None = None) -> None:
+        self._gathered.add_users(user_ids, envelope, topic)
         self._to_say.set()
 
     def announce_replaced(self, user_id: int, device_id: str, generation: int) -> None:

@@ -54,8 +54,8 @@ class UnixBroker:
         self._gathered.add_topic(topic, envelope)
         self._flush_soon()
 
-    def publish_users(self, user_ids: Sequence[int], envelope: bytes) -> None:
-        self._gathered.add_users(user_ids, envelope)
+    def publish_users(self, user_ids: Sequence[int], envelope: bytes, topic: str | None = None) -> None:
+        self._gathered.add_users(user_ids, envelope, topic)
         self._flush_soon()
 
     def announce_replaced(self, user_id: int, device_id: str, generation: int) -> None:

@@ -159,18 +159,28 @@ class Delivery:
         self.counts.dropped += dropped * len(envelopes)
         return not dropped
 
-    def tell_users(self, user_ids: Sequence[int], envelope: bytes) -> None:
-        """An ephemeral event, one frame for all connections of these users here. Withheld before `resumed`, dropped for
-        congested sinks: nothing waits for anybody."""
+    def tell_users(
+        self, user_ids: Sequence[int], envelope: bytes, topic: str | None = None, but: object | None = None
+    ) -> None:
+        """An ephemeral event, one frame for all connections of these users here, or those that have joined `topic`;
+        never for `but`. Withheld before `resumed`, dropped for congested sinks: nothing waits for anybody."""
         frame = None
-        for user_id in user_ids:
-            for cursor in self._hub.cursors_of(user_id):
-                if cursor.resumed and not cursor.sink.congested:
-                    frame = frame or self._frame_of(envelope)
-                    cursor.sink.write(frame)
-                    self.counts.users += 1
-                else:
-                    self.counts.dropped += 1
+        for cursor in self._connections(user_ids, topic):
+            if cursor is but:
+                continue
+            if cursor.resumed and not cursor.sink.congested:
+                frame = frame or self._frame_of(envelope)
+                cursor.sink.write(frame)
+                self.counts.users += 1
+            else:
+                self.counts.dropped += 1
+
+    def _connections(self, user_ids: Sequence[int], topic: str | None) -> list[Cursor]:
+        if topic is None:
+            return [cursor for user_id in user_ids for cursor in self._hub.cursors_of(user_id)]
+        members = self._hub.members(topic)  # few, whoever may join
+        wanted = set(user_ids) if members else ()
+        return [cursor for cursor in members if cursor.user_id in wanted]
 
     # Ending connections
 

@@ -46,6 +46,7 @@ class Topic(msgspec.Struct, frozen=True, array_like=True, tag="topic"):
 class Users(msgspec.Struct, frozen=True, array_like=True, tag="users"):
     user_ids: list[int]
     envelope: msgspec.Raw
+    topic: str | None = None  # nodes of before it was there leave it out
 
 
 class Replaced(msgspec.Struct, frozen=True, array_like=True, tag="replaced"):
@@ -99,8 +100,8 @@ def tell(notice: Notice, listeners: Listeners) -> None:
             listeners.on_compare()
         case Topic(topic, envelope):
             listeners.on_topic(topic, bytes(envelope))
-        case Users(user_ids, envelope):
-            listeners.on_users(user_ids, bytes(envelope))
+        case Users(user_ids, envelope, topic):
+            listeners.on_users(user_ids, bytes(envelope), topic)
         case Replaced(user_id, device_id, generation):
             listeners.on_replaced(user_id, device_id, generation)
 
@@ -135,9 +136,9 @@ class Gathered:
     def add_topic(self, topic: str, envelope: bytes) -> None:
         self._add_ephemeral(Topic(topic, msgspec.Raw(envelope)))
 
-    def add_users(self, user_ids: Sequence[int], envelope: bytes) -> None:
+    def add_users(self, user_ids: Sequence[int], envelope: bytes, topic: str | None = None) -> None:
         if user_ids:
-            self._add_ephemeral(Users(list(user_ids), msgspec.Raw(envelope)))
+            self._add_ephemeral(Users(list(user_ids), msgspec.Raw(envelope), topic))
 
     def _add_ephemeral(self, message: Topic | Users) -> None:
         self._ephemeral.append(message)

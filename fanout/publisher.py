@@ -104,11 +104,14 @@ class Publisher:
             self._broker.publish_topic(topic, envelope)
             self.counts.said["topic"] += 1
 
-    def users(self, user_ids: Sequence[int], envelope: bytes) -> None:
-        """An ephemeral event for users, as the envelope's JSON: to all their connections, on every node."""
-        self._delivery.tell_users(user_ids, envelope)
+    def users(
+        self, user_ids: Sequence[int], envelope: bytes, *, topic: str | None = None, but: object | None = None
+    ) -> None:
+        """An ephemeral event for users, as the envelope's JSON, on every node: to their connections that have joined
+        `topic`, to all where none is named, and never to `but`, a connection here."""
+        self._delivery.tell_users(user_ids, envelope, topic, but)
         if self._has_company():
-            self._broker.publish_users(user_ids, envelope)
+            self._broker.publish_users(user_ids, envelope, topic)
             self.counts.said["users"] += 1
 
     def replaced(self, user_id: int, device_id: str, generation: int) -> None:
@@ -143,9 +146,9 @@ class Publisher:
         self._note("topic", 1)
         self._topics.publish(topic, envelope)
 
-    def _hear_users(self, user_ids: Sequence[int], envelope: bytes) -> None:
+    def _hear_users(self, user_ids: Sequence[int], envelope: bytes, topic: str | None) -> None:
         self._note("users", 1)
-        self._delivery.tell_users(user_ids, envelope)
+        self._delivery.tell_users(user_ids, envelope, topic)
 
     def _hear_replaced(self, user_id: int, device_id: str, generation: int) -> None:
         self._note("replaced", 1)

@@ -124,7 +124,8 @@ def _of_one(notice: Users, peer: Peer | None, where: Where | None) -> Users:
     """With those users that concern it."""
     if peer is None or where is None or peer in where.unsure:
         return notice
-    return Users([each for each in notice.user_ids if peer in where.holders.get(each, ())], notice.envelope)
+    concerned = [each for each in notice.user_ids if peer in where.holders.get(each, ())]
+    return Users(concerned, notice.envelope, notice.topic)
 
 
 class _Parcel:

@@ -32,6 +32,7 @@ class Heard:
         self.events: list[tuple[int, int, bytes]] = []
         self.topics: list[tuple[str, bytes]] = []
         self.users: list[tuple[list[int], bytes]] = []
+        self.users_of_topics: list[tuple[list[int], bytes, str]] = []
         self.replaced: list[tuple[int, str, int]] = []
         self.compares = 0
         self.listeners = Listeners(
@@ -39,12 +40,18 @@ class Heard:
             on_events=self.events.extend,
             on_compare=self._compare,
             on_topic=lambda topic, envelope: self.topics.append((topic, envelope)),
-            on_users=lambda user_ids, envelope: self.users.append((list(user_ids), envelope)),
+            on_users=self._hear_users,
             on_replaced=lambda *device: self.replaced.append(device),
         )
 
     def _compare(self) -> None:
         self.compares += 1
+
+    def _hear_users(self, user_ids: Sequence[int], envelope: bytes, topic: str | None) -> None:
+        if topic is None:
+            self.users.append((list(user_ids), envelope))
+        else:
+            self.users_of_topics.append((list(user_ids), envelope, topic))
 
     @property
     def reached(self) -> dict[int, int]:
@@ -53,7 +60,9 @@ class Heard:
         return {user_id: max(seq for each, seq in pairs if each == user_id) for user_id in {user for user, _ in pairs}}
 
     def anything(self) -> bool:
-        return bool(self.heads or self.events or self.topics or self.users or self.replaced or self.compares)
+        return bool(self.heads or self.events or self.topics or self.users or self.replaced or self.compares) or bool(
+            self.users_of_topics
+        )
 
 
 async def devices_of(presence: Presence, user_id: int) -> list[str]:

@@ -248,7 +248,9 @@ async def test_an_event_for_users_reaches_the_others_with_all_their_ids(pair: Pa
     pair.a.publish_users([7], b"{}")
     pair.a.publish_users([7], b"{}")  # equal ones are two
     pair.a.publish_users([], b"{}")  # and one for nobody is none
-    await until(lambda: len(pair.heard_b.users) == 3)
+    pair.a.publish_users([7], b"{}", "chat:a")
+    await until(lambda: len(pair.heard_b.users) == 3 and pair.heard_b.users_of_topics)
+    assert pair.heard_b.users_of_topics == [([7], b"{}", "chat:a")]
     assert pair.heard_b.users == [([7, 2**53 - 1], '{"data":"ä"}'.encode()), ([7], b"{}"), ([7], b"{}")]
     assert not pair.heard_a.anything()
 

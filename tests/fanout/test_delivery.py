@@ -28,8 +28,8 @@ class World:
             hub=self.hub, read_pages=self.inbox.read_pages, frame_of=bytes, spawn=self.tasks, page=page
         )
 
-    def connect(self, sink: Recorder, *, at: int = 0, head: int | None = None) -> Cursor:
-        cursor = self.delivery.attach(USER, sink, "phone", 1)
+    def connect(self, sink: Recorder, *, at: int = 0, head: int | None = None, user_id: int = USER) -> Cursor:
+        cursor = self.delivery.attach(user_id, sink, "phone", 1)
         self.delivery.start(cursor, at, self.inbox.head if head is None else head, self.resumed.append)
         return cursor
 
@@ -381,6 +381,21 @@ async def test_an_event_for_users_is_one_frame_for_all_of_them_who_have_resumed(
     await world.settle()
     world.delivery.tell_users([2], b"again")
     assert resuming.frames == [b"1", b"again"], "withheld until it had resumed, and never given late"
+
+
+async def test_an_event_for_users_of_a_topic_reaches_those_of_them_who_have_joined_it() -> None:
+    world = World()
+    mine, other, hers, stranger = (Recorder() for _ in range(4))
+    acting = world.connect(mine, user_id=1)
+    cursors = [acting, world.connect(other, user_id=1), world.connect(hers, user_id=2)]
+    cursors.append(world.connect(stranger, user_id=3))
+    for cursor in (acting, *cursors[2:]):
+        world.delivery.subscribe(cursor, "chat:a")
+    world.delivery.tell_users([1, 2], b"a", "chat:a")
+    assert [sink.frames for sink in (mine, other, hers, stranger)] == [[b"a"], [], [b"a"], []]
+    world.delivery.tell_users([1, 2], b"b", "chat:b")
+    world.delivery.tell_users([1], b"c", None, acting)
+    assert [sink.frames for sink in (mine, other, hers, stranger)] == [[b"a"], [b"c"], [b"a"], []]
 
 
 async def test_a_topic_ends_with_its_last_subscriber() -> None:

@@ -103,7 +103,7 @@ def test_each_listener_is_told_what_is_for_it() -> None:
         on_events=lambda events: heard.append(("events", events)),
         on_compare=lambda: heard.append(("compare",)),
         on_topic=lambda topic, envelope: heard.append((topic, envelope)),
-        on_users=lambda user_ids, envelope: heard.append((user_ids, envelope)),
+        on_users=lambda user_ids, envelope, topic: heard.append((user_ids, envelope, topic)),
         on_replaced=lambda *device: heard.append(device),
     )
     a, b = Wording("a"), Wording("b")
@@ -111,6 +111,7 @@ def test_each_listener_is_told_what_is_for_it() -> None:
     gathered.add_heads([(7, 4)])
     gathered.add_topic("live:a", '{"data":"ä"}'.encode())
     gathered.add_users([7, 8], b'{"data":1}')
+    gathered.add_users([7], b"{}", "chat:a")
     gathered.add_replaced(7, "phone", 12)
     events = Events([(7, 5, msgspec.Raw(b'{"seq":5}'))])
     for notice in [Compare(), events, *gathered.notices()]:
@@ -119,5 +120,9 @@ def test_each_listener_is_told_what_is_for_it() -> None:
         tell(read, listeners)
     assert heard == [
         ("compare",), ("events", [(7, 5, b'{"seq":5}')]), ("heads", [(7, 4)]), (7, "phone", 12),
-        ("live:a", '{"data":"ä"}'.encode()), ([7, 8], b'{"data":1}'),
+        ("live:a", '{"data":"ä"}'.encode()), ([7, 8], b'{"data":1}', None), ([7], b"{}", "chat:a"),
     ]  # fmt: skip
+
+
+def test_what_a_node_of_before_topics_says_to_users_is_for_all_their_connections() -> None:
+    assert Wording("b").read('a 1 ["users",[7,8],{"data":1}]') == Users([7, 8], msgspec.Raw(b'{"data":1}'), None)

@@ -82,6 +82,10 @@ def test_ephemeral_events_name_to_each_node_the_users_that_it_holds() -> None:
     }
     everybody = where({1: [B], 2: [C], 3: [D]}, peers=4)
     assert written(records(box, everybody, "A"))[0, b"*A"] == [[Users([1, 2, 3, 4], RAW)]]
+    box = Outbox()
+    box.others.add_users([1, 2], b"{}", "chat:a")
+    made = written(records(box, where({1: [B], 2: [C]}, peers=9), "A"))
+    assert made == {(1, b"=B"): [[Users([1], RAW, "chat:a")]], (2, b"=C"): [[Users([2], RAW, "chat:a")]]}
 
 
 def test_topics_and_comparisons_are_for_all() -> None:
