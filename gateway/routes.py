@@ -1,7 +1,8 @@
 """The verb table: every event that a client may send. The product's index.
 
-Actions go through the lane and carry an `actionId`; everything else is answered in its turn among the connection's
-requests: at once where it concerns the connection alone, else from the database.
+Actions go through the lane and carry an `actionId`, but for `message:read`, which can be repeated; everything else is
+answered in its turn among the connection's requests: at once where it concerns the connection alone, else from the
+database.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from handlers.engagement.wire import CommentRequest, LikeRequest, ShareRequest, 
 from handlers.events.wire import SubscribeRequest, UnsubscribeRequest
 from handlers.inbox.handler import InboxHandler
 from handlers.inbox.wire import AckRequest, FetchRequest
+from handlers.messaging.wire import ReadRequest, SendRequest
 from handlers.profile.wire import FollowRequest, UnfollowRequest
 from handlers.uploads.wire import UploadRequest
 from handlers.wallet.handler import WalletHandler
@@ -41,6 +43,7 @@ PROFILE: Final[dict[str, type[msgspec.Struct]]] = {
     "profile:follow": FollowRequest,
     "profile:unfollow": UnfollowRequest,
 }
+MESSAGING: Final[dict[str, type[msgspec.Struct]]] = {"message:send": SendRequest, "message:read": ReadRequest}
 
 SPENDING: Final[dict[str, type[msgspec.Struct]]] = {
     "wallet:gift": GiftRequest,
@@ -86,7 +89,9 @@ def routes(*, wallet: WalletHandler, inbox: InboxHandler, visits: Visits) -> dic
         "topic:unsubscribe": (UnsubscribeRequest, visits.unsubscribe),
         "auth:refresh": (RefreshRequest, visits.refresh),
     }
-    table = {event: Route(event, request, None) for event, request in (ENGAGEMENT | UPLOADS | PROFILE).items()}
+    table = {
+        event: Route(event, request, None) for event, request in (ENGAGEMENT | UPLOADS | PROFILE | MESSAGING).items()
+    }
     table.update({event: Route(event, request, None) for event, request in SPENDING.items()})
     table.update({event: Route(event, request, None, for_backends=True) for event, request in FOR_BACKENDS.items()})
     table.update({event: Route(event, request, read) for event, (request, read) in reads.items()})

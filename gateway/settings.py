@@ -151,6 +151,12 @@ class Events(_Section, frozen=True):
     max_recipients: Annotated[int, msgspec.Meta(ge=1, le=50_000)] = 10_000  # of one event; more would not fit a body
 
 
+class Messages(_Section, frozen=True):
+    max_participants: Annotated[int, msgspec.Meta(ge=2, le=256)] = 256  # of one conversation
+    # With more participants than these, previews and reads are gathered, and given at most once a second.
+    gather_above: Annotated[int, msgspec.Meta(ge=2, le=64)] = 16
+
+
 class Wallet(_Section, frozen=True):
     # The most that one gift, boost, deduction, correction, price or award may be, in whole units of its currency.
     max_amount: Annotated[int, msgspec.Meta(ge=1, le=MAX_MINOR // 100)] = 1_000_000
@@ -190,6 +196,7 @@ class Settings(_Section, frozen=True):
     lane: Lane = Lane()
     inbox: Inbox = Inbox()
     events: Events = Events()
+    messages: Messages = Messages()
     wallet: Wallet = Wallet()
     cluster: Cluster = Cluster()
     drain: Drain = Drain()

@@ -41,7 +41,18 @@ from gateway.lane import Lane
 from gateway.limits import TokenBuckets
 from gateway.names import new_name
 from gateway.proxies import Proxies
-from gateway.routes import AWARD, ENGAGEMENT, FOR_BACKENDS, PROFILE, PUBLISH, SPENDING, UPLOADS, Visits, routes
+from gateway.routes import (
+    AWARD,
+    ENGAGEMENT,
+    FOR_BACKENDS,
+    MESSAGING,
+    PROFILE,
+    PUBLISH,
+    SPENDING,
+    UPLOADS,
+    Visits,
+    routes,
+)
 from gateway.settings import Settings
 from gateway.socket.app import ClientApp
 from gateway.socket.arrivals import Arrivals, Departures
@@ -74,6 +85,8 @@ from handlers.inbox.notifications import NotificationsHandler
 from handlers.inbox.pages import InboxPages
 from handlers.inbox.retention import Retention
 from handlers.keys import Outcomes
+from handlers.messaging.conversations import ConversationsHandler
+from handlers.messaging.handler import MessagingHandler
 from handlers.profile.handler import ProfileHandler
 from handlers.uploads.handler import UploadHandler
 from handlers.wallet.handler import WalletHandler
@@ -110,6 +123,7 @@ class Node:
         self._underway = Underway()
         self._compare = asyncio.Event()  # set where heads are to be compared now
         self._apply = asyncio.Event()  # set where a broadcast waits for its recipients
+        self._tell_groups = asyncio.Event()  # set where a large group has news
         self._pool: asyncpg.Pool
         self._identities: Identities
         self._evictions: Evictions
@@ -210,6 +224,11 @@ class Node:
     def _start_lane(self) -> None:
         engagement = EngagementHandler(awards=lambda: self._awards.in_force)
         profile = ProfileHandler(counts_follows=self._follows_count)
+        messaging = MessagingHandler(
+            publisher=self._publisher,
+            wake_settler=self._tell_groups.set,
+            gather_above=self._settings.messages.gather_above,
+        )
         spending = SpendingHandler(max_amount=self._settings.wallet.max_amount)
         self._lane = Lane(
             handlers={
@@ -217,6 +236,7 @@ class Node:
                 **dict.fromkeys(UPLOADS, UploadHandler(awards=lambda: self._awards.in_force)),
                 **dict.fromkeys(PROFILE, profile),
                 **dict.fromkeys((*SPENDING, *FOR_BACKENDS, AWARD), spending),
+                **dict.fromkeys(MESSAGING, messaging),
                 PUBLISH: EventsHandler(publisher=self._publisher, wake_applier=self._apply.set),
             },
             connect=self._connect_lane,
@@ -314,6 +334,11 @@ class Node:
             inbox=inbox,
             notifications=NotificationsHandler(pool=pool),
             outcomes=Outcomes(pool=pool),
+            conversations=ConversationsHandler(
+                pool=pool,
+                deliver=self._publisher.events,
+                most_participants=settings.messages.max_participants,
+            ),
         )
 
     def _socket_door(self, client_app: ClientApp) -> SocketDoor:

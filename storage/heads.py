@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Collection
-from typing import TYPE_CHECKING
+from datetime import datetime
+from typing import TYPE_CHECKING, NamedTuple
+from uuid import UUID
 
 if TYPE_CHECKING:
     from asyncpg import Connection
@@ -26,6 +28,44 @@ async def lock(conn: Connection, user_ids: Collection[int], *, skip_locked: bool
     """
     rows = await conn.fetch(LOCK_FREE if skip_locked else LOCK, sorted(user_ids))
     return {row[0]: row[1] for row in rows}
+
+
+class LockedConversation(NamedTuple):
+    """A conversation as it is until the transaction ends."""
+
+    id: str
+    is_direct: bool
+    creator_id: int
+    title: str | None
+    last_number: int
+    previewed_number: int
+    last_message_id: UUID | None
+    last_message_text: str | None
+    last_message_at: datetime | None
+    previews_are_due: bool  # gathered ones: nothing was given for a second
+    reads_are_due: bool
+
+
+# Sorted for the same reason, and always after all heads.
+LOCK_CONVERSATIONS = """
+SELECT id, is_direct, creator_id, title, last_number, previewed_number, last_message_id, last_message_text,
+    last_message_at, coalesce(previewed_at < clock_timestamp() - interval '1 second', true),
+    coalesce(reads_told_at < clock_timestamp() - interval '1 second', true)
+FROM conversations WHERE id = ANY($1::uuid[]) ORDER BY id FOR NO KEY UPDATE
+"""
+
+LOCK_FREE_CONVERSATIONS = LOCK_CONVERSATIONS.rstrip() + " SKIP LOCKED"
+
+
+async def lock_conversations(
+    conn: Connection, ids: Collection[str], *, skip_locked: bool = False
+) -> dict[str, LockedConversation]:
+    """Lock conversations in ascending order; the caller holds all the heads that it will ever want.
+
+    What does not exist is missing from the answer, and with `skip_locked` what somebody else holds too.
+    """
+    rows = await conn.fetch(LOCK_FREE_CONVERSATIONS if skip_locked else LOCK_CONVERSATIONS, sorted(ids))
+    return {str(row[0]): LockedConversation(str(row[0]), *row[1:]) for row in rows}
 
 
 HOLD_BRIEFLY = """

@@ -51,11 +51,11 @@ class Visit(NamedTuple):
         """Who asks."""
         return self.claims.caller
 
-    def user_id(self) -> int:
-        """The user of `/v1/users/{id}`."""
-        text = self.request.match_info["id"]
+    def user_id(self, name: str = "id") -> int:
+        """The user of `/v1/users/{id}`, or of whatever the path calls them."""
+        text = self.request.match_info[name]
         if not _USER_ID.fullmatch(text) or int(text) > MAX_USER_ID:
-            raise Refusal("invalid_payload", "A user's id is a number from 1 to 2^53 - 1.", field="id")
+            raise Refusal("invalid_payload", "A user's id is a number from 1 to 2^53 - 1.", field=name)
         return int(text)
 
     def item_id(self) -> str:

@@ -12,6 +12,7 @@ from gateway.http.accounts import account_routes
 from gateway.http.actions import action_routes
 from gateway.http.bulk import bulk_routes
 from gateway.http.catalogue import catalogue_routes
+from gateway.http.conversations import conversation_routes
 from gateway.http.directory import directory_routes
 from gateway.http.door import Door
 from gateway.http.events import Underway, event_routes
@@ -27,6 +28,7 @@ from handlers.events.request import EventLimits
 from handlers.inbox.handler import InboxHandler
 from handlers.inbox.notifications import NotificationsHandler
 from handlers.keys import Outcomes
+from handlers.messaging.conversations import ConversationsHandler
 from handlers.wallet.handler import WalletHandler
 
 
@@ -42,6 +44,7 @@ class Handlers(NamedTuple):
     inbox: InboxHandler
     notifications: NotificationsHandler
     outcomes: Outcomes
+    conversations: ConversationsHandler
 
 
 def site_routes(
@@ -58,6 +61,7 @@ def site_routes(
         *catalogue_routes(door, handlers.catalogue),
         *notification_routes(door, handlers.notifications, know_user=know_user),
         *event_routes(door, publish=actions.publish, limits=event_limits, underway=underway),
+        *conversation_routes(door, handlers.conversations, actions=actions, know_user=know_user),
         *action_routes(
             door,
             actions=actions,

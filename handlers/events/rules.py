@@ -17,6 +17,7 @@ RESERVED_TYPES: Final = frozenset(
         "message_preview",
         "message_received",
         "message_read",
+        "conversation_changed",
         "typing_indicator",
     }
 )

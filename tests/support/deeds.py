@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from gateway.routes import ENGAGEMENT, PROFILE, UPLOADS
+from gateway.routes import ENGAGEMENT, MESSAGING, PROFILE, UPLOADS
 from handlers.deed import BatchResult, Deed, DeedHandler, Delivered, fingerprint
 from handlers.errors import Refusal
 from handlers.inbox.envelope import render
@@ -20,12 +20,13 @@ if TYPE_CHECKING:
     from asyncpg import Connection
 
 _ids = itertools.count(1)
-_REQUESTS = ENGAGEMENT | UPLOADS | PROFILE
+_REQUESTS = ENGAGEMENT | UPLOADS | PROFILE | MESSAGING
 
 
 def deed(user_id: int, event: str, *, action_id: str = "", **fields: Any) -> Deed:
-    """A deed as a door makes it, with an action id of its own unless one is given."""
-    payload = json.dumps({**fields, "actionId": action_id or f"deed-{next(_ids):08}"}).encode()
+    """A deed as a door makes it, with an action id of its own unless one is given; where there is any."""
+    own = {"actionId": action_id or f"deed-{next(_ids):08}"} if "actionId" in _fields_of(event) else {}
+    payload = json.dumps({**fields, **own}).encode()
     return Deed(
         user_id=user_id,
         event=event,
@@ -35,6 +36,10 @@ def deed(user_id: int, event: str, *, action_id: str = "", **fields: Any) -> Dee
         order_key=user_id,
         answer=lambda _: None,
     )
+
+
+def _fields_of(event: str) -> tuple[str, ...]:
+    return _REQUESTS[event].__struct_encode_fields__
 
 
 async def run_batch(
