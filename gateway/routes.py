@@ -16,7 +16,7 @@ from handlers.engagement.wire import CommentRequest, LikeRequest, ShareRequest, 
 from handlers.events.wire import SubscribeRequest, UnsubscribeRequest
 from handlers.inbox.handler import InboxHandler
 from handlers.inbox.wire import AckRequest, FetchRequest
-from handlers.messaging.wire import ReadRequest, SendRequest
+from handlers.messaging.wire import ChatRequest, ReadRequest, SendRequest
 from handlers.profile.wire import FollowRequest, UnfollowRequest
 from handlers.uploads.wire import UploadRequest
 from handlers.wallet.handler import WalletHandler
@@ -87,6 +87,8 @@ def routes(*, wallet: WalletHandler, inbox: InboxHandler, visits: Visits) -> dic
         "inbox:ack": (AckRequest, lambda visit, request: inbox.ack(visit.user_id, visit.device_id, request)),
         "topic:subscribe": (SubscribeRequest, visits.subscribe),
         "topic:unsubscribe": (UnsubscribeRequest, visits.unsubscribe),
+        "chat:open": (ChatRequest, visits.open_chat),
+        "chat:close": (ChatRequest, visits.close_chat),
         "auth:refresh": (RefreshRequest, visits.refresh),
     }
     table = {
@@ -103,4 +105,6 @@ class Visits(msgspec.Struct, frozen=True):
 
     subscribe: Read
     unsubscribe: Read
+    open_chat: Read
+    close_chat: Read
     refresh: Read

@@ -56,10 +56,11 @@ from gateway.routes import (
 from gateway.settings import Settings
 from gateway.socket.app import ClientApp
 from gateway.socket.arrivals import Arrivals, Departures
+from gateway.socket.chats import Chats
 from gateway.socket.connection import event_frame
 from gateway.socket.door import Refused, SocketDoor
 from gateway.socket.evictions import Evictions
-from gateway.socket.topics import Topics
+from gateway.socket.topics import Seats, Topics
 from gateway.socket.wheel import Wheel
 from gateway.supervisor import Supervisor
 from gateway.vitals import Vitals
@@ -165,17 +166,25 @@ class Node:
         authenticator = await self._start_authenticator()
         handlers = self._handlers(inbox, await self._start_access())
         client_app = self._client_app(authenticator)
-        topics = Topics(delivery=self._delivery, totals=self._totals, most=settings.socket.max_topics)
+        seats = Seats(delivery=self._delivery, most=settings.socket.max_topics)
+        topics = Topics(seats=seats, totals=self._totals)
+        chats = Chats(seats=seats, conversations=handlers.conversations)
         self._dispatch = Dispatch(
             routes=routes(
                 wallet=handlers.wallet,
                 inbox=inbox,
-                visits=Visits(topics.subscribe, topics.unsubscribe, client_app.refresh),
+                visits=Visits(
+                    subscribe=topics.subscribe,
+                    unsubscribe=topics.unsubscribe,
+                    open_chat=chats.open,
+                    close_chat=chats.close,
+                    refresh=client_app.refresh,
+                ),
             ),
             lane=self._lane,
             actions=TokenBuckets(settings.limits.actions_per_second),
         )
-        self._finish_client_app(client_app, handlers.access)
+        self._finish_client_app(client_app, handlers)
         socket_door = self._socket_door(client_app)
         app = self._site(socket_door, Door(verifier=authenticator, admit=handlers.access.admit), handlers)
         if demo:
@@ -405,7 +414,7 @@ class Node:
             spawn=self._supervisor.spawn,
         )
 
-    def _finish_client_app(self, app: ClientApp, access: AccessHandler) -> None:
+    def _finish_client_app(self, app: ClientApp, handlers: Handlers) -> None:
         arrivals = Arrivals(
             pool=self._pool,
             presence=self._presence,
@@ -422,7 +431,7 @@ class Node:
             dispatch=self._dispatch,
             delivery=self._delivery,
             arrivals=arrivals,
-            access=access,
+            access=handlers.access,
             evictions=self._evictions,
             announce=self._publisher.replaced,
             left=departures.add,

@@ -33,7 +33,7 @@ def conversation_routes(
 
     async def own_id(visit: Visit) -> int:
         if visit.caller.user_id is None:
-            raise Refusal("forbidden", "This token is no user's.")
+            raise Refusal("not_found", "This token is no user's.")
         await know_user(visit.caller, visit.claims.username)
         return visit.caller.user_id
 

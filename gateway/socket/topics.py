@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Awaitable
 from typing import TYPE_CHECKING
 
+from fanout.cursor import Cursor
 from fanout.delivery import Delivery
 from handlers.engagement.rules import watched_video
 from handlers.engagement.totals import LiveTotals
@@ -19,17 +20,33 @@ if TYPE_CHECKING:
     from gateway.socket.session import Session
 
 
-class Topics:
-    """`topic:subscribe` and `topic:unsubscribe`; a connection may listen to `most` topics."""
+class Seats:
+    """Joins connections to topics of any kind, at most so many each."""
 
-    def __init__(self, *, delivery: Delivery, totals: LiveTotals, most: int) -> None:
+    def __init__(self, *, delivery: Delivery, most: int) -> None:
         self._delivery = delivery
-        self._totals = totals
         self._most = most
+
+    def join(self, cursor: Cursor, topic: str, *, field: str) -> None:
+        """From now on it hears of the topic. Refuses `conflict`, naming the field, where there are too many."""
+        if cursor.topics and topic not in cursor.topics and len(cursor.topics) >= self._most:
+            raise Refusal("conflict", "Too many topics on this connection.", field=field)
+        self._delivery.subscribe(cursor, topic)
+
+    def leave(self, cursor: Cursor, topic: str) -> None:
+        """It hears no more of it, if it did."""
+        self._delivery.unsubscribe(cursor, topic)
+
+
+class Topics:
+    """`topic:subscribe` and `topic:unsubscribe`."""
+
+    def __init__(self, *, seats: Seats, totals: LiveTotals) -> None:
+        self._seats = seats
+        self._totals = totals
 
     def subscribe(self, session: Session, request: SubscribeRequest) -> TopicAck | Awaitable[TopicAck]:
         """Hear of a topic; again changes nothing. Refuses `not_found`, and `conflict` where there are too many."""
-        self._refuse_too_many(session, request.topic)
         if (video_id := watched_video(request.topic)) is not None:
             return self._watch(session, request.topic, video_id)
         if not is_live_topic(request.topic):
@@ -39,7 +56,8 @@ class Topics:
     def unsubscribe(self, session: Session, request: UnsubscribeRequest) -> TopicAck:
         """Hear no more of it: also of what was never subscribed."""
         assert session.cursor is not None
-        self._delivery.unsubscribe(session.cursor, request.topic)
+        if is_live_topic(request.topic) or watched_video(request.topic) is not None:
+            self._seats.leave(session.cursor, request.topic)
         return TopicAck(request.topic)
 
     async def _watch(self, session: Session, topic: str, video_id: str) -> TopicAck:
@@ -50,11 +68,5 @@ class Topics:
 
     def _join(self, session: Session, topic: str) -> TopicAck:
         assert session.cursor is not None
-        self._delivery.subscribe(session.cursor, topic)
+        self._seats.join(session.cursor, topic, field="topic")
         return TopicAck(topic)
-
-    def _refuse_too_many(self, session: Session, topic: str) -> None:
-        cursor = session.cursor
-        assert cursor is not None
-        if cursor.topics and topic not in cursor.topics and len(cursor.topics) >= self._most:
-            raise Refusal("conflict", "Too many topics on this connection.", field="topic")

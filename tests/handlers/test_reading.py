@@ -55,9 +55,9 @@ async def test_own_messages_are_never_unread(chats: Chats) -> None:
     pair = await chats.talk(1, 2)
     sent = [await chats.say(1 + number % 2, pair) for number in range(6)]
     answers = [(await chats.data(read(1, pair, each)))[0] for each in sent]
-    assert answers == [
-        {"number": number, "unreadCount": unread} for number, unread in zip(range(1, 7), [3, 2, 2, 1, 1, 0])
-    ]
+    assert [(answer["number"], answer["unreadCount"]) for answer in answers] == [
+        (1, 3), (2, 2), (3, 2), (4, 1), (5, 1), (6, 0),
+    ]  # fmt: skip
     await chats.say(1, pair)
     assert (await chats.conversations.fetch_standing(1, pair)).unread_count == 0
     assert (await chats.conversations.fetch_standing(2, pair)).unread_count == 4

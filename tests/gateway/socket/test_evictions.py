@@ -189,6 +189,7 @@ async def test_a_fresh_token_is_not_taken_past_a_revocation(
         arrivals=nobody,
         access=access,
         evictions=hall.evictions,
+        conversations=nobody,
         announce=nobody,
         left=nobody,
     )
