@@ -15,6 +15,7 @@ from handlers.engagement.settler import Settler
 from handlers.engagement.totals import LiveTotals
 from handlers.events.applier import Applier
 from handlers.inbox.retention import Retention
+from handlers.messaging.settler import GroupSettler
 from storage import heads, ingress, requests
 from storage.db import is_connection_lost, is_lock_timeout, is_retryable
 from storage.pool import Pool, session
@@ -34,6 +35,8 @@ SETTLE_SHARE: Final = 0.1  # of the time, where there is much: then it is gather
 SETTLE_AT_LEAST_EVERY_S: Final = 0.5
 PARTITIONS_EVERY_S: Final = 3600.0
 APPLY_EVERY_S: Final = 1.0
+TELL_GROUPS_EVERY_S: Final = 0.25
+TELL_GROUPS_REST_S: Final = 0.05
 HISTORY_EVERY_S: Final = 2.0
 TOTALS_EVERY_S: Final = 0.5
 AWARDS_EVERY_S: Final = 0.5  # an operator's change holds on every node within a second
@@ -139,6 +142,45 @@ class Clock:
         if self._presence.other_nodes():
             for replaced in await self._presence.newer(self._hub.named_devices()):
                 self._delivery.replace(*replaced)
+
+
+class GroupClock:
+    """Tells large groups what was gathered for them, as soon as it may. `connect` opens a session of its own, a lane's;
+    `tell_now` is set where something was just gathered here."""
+
+    def __init__(
+        self,
+        *,
+        connect: Callable[[], Awaitable[Connection]],
+        settler: GroupSettler,
+        deliver: Callable[[Sequence[Delivered]], None],
+        tell_now: asyncio.Event,
+    ) -> None:
+        self._connect = connect
+        self._settler = settler
+        self._deliver = deliver
+        self._tell_now = tell_now
+        self._conn: Connection | None = None
+
+    async def tell_groups(self) -> None:
+        """Serve until cancelled."""
+        try:
+            await _when_woken("groups", self._tell_now, TELL_GROUPS_EVERY_S, self._tell)
+        finally:
+            if self._conn is not None:
+                self._conn.terminate()
+
+    async def _tell(self) -> None:
+        if self._conn is None or self._conn.is_closed():
+            self._conn = await self._connect()
+        try:
+            self._deliver(await self._settler.settle(self._conn))
+            while self._settler.is_behind:
+                self._deliver(await self._settler.settle(self._conn))
+        except BaseException:
+            self._conn.terminate()  # whatever it was in the middle of
+            raise
+        await asyncio.sleep(TELL_GROUPS_REST_S)  # a busy group asks for it with each batch
 
 
 class InboxClock:

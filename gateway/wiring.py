@@ -22,7 +22,7 @@ from fanout.presence import Held, Presence
 from fanout.publisher import Publisher
 from gateway import failpoints, metrics
 from gateway.auth import Authenticator
-from gateway.clock import Clock, InboxClock
+from gateway.clock import Clock, GroupClock, InboxClock
 from gateway.console.demo import Demo
 from gateway.counts import HttpCounts
 from gateway.dispatch import Dispatch
@@ -88,6 +88,7 @@ from handlers.inbox.retention import Retention
 from handlers.keys import Outcomes
 from handlers.messaging.conversations import ConversationsHandler
 from handlers.messaging.handler import MessagingHandler
+from handlers.messaging.settler import GroupSettler
 from handlers.profile.handler import ProfileHandler
 from handlers.uploads.handler import UploadHandler
 from handlers.wallet.handler import WalletHandler
@@ -118,6 +119,7 @@ class Node:
         self._name = new_name() if team is None else f"{team.name}.{team.number}.{secrets.token_hex(4)}"
         self._hub = Hub()
         self._settler = Settler()
+        self._group_settler = GroupSettler()
         self._wheel = Wheel(asyncio.get_running_loop())
         self._history = History(on_change=self._end_all)
         self._awards = CurrentAwards()
@@ -325,6 +327,13 @@ class Node:
             deliver=self._publisher.events,
             apply_now=self._apply,
         )
+        groups = GroupClock(
+            connect=self._connect_lane,
+            settler=self._group_settler,
+            deliver=self._publisher.events,
+            tell_now=self._tell_groups,
+        )
+        self._supervisor.start("groups", groups.tell_groups())
         self._supervisor.start("broadcasts", clock.apply_broadcasts())
         self._supervisor.start("retention", clock.trim_inboxes(kept.trim_every_s))
 

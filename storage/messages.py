@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from uuid import UUID
 
 from storage.requests import JOIN_TAKEN
-from storage.statement import Write, moment_of
+from storage.statement import Write, columns, moment_of
 
 if TYPE_CHECKING:
     from asyncpg import Connection
@@ -136,3 +136,41 @@ async def list_newest(
     if not rows:
         return None
     return rows[0][0], [ListedMessage(*row[1:]) for row in rows if row[1] is not None]
+
+
+# The newest, and the newest of others than its sender: who is told of the one did not write it.
+LIST_LATEST = f"""
+SELECT clock_timestamp(), d.conversation_id, {_COLUMNS}
+FROM unnest($1::uuid[], $2::bigint[], $3::bigint[]) AS d(conversation_id, previewed, last)
+JOIN messages n ON n.conversation_id = d.conversation_id AND n.number = d.last
+CROSS JOIN LATERAL (SELECT n.* UNION ALL (
+    SELECT o.* FROM messages o WHERE o.conversation_id = d.conversation_id AND o.number > d.previewed
+        AND o.number < d.last AND o.sender_id <> n.sender_id ORDER BY o.number DESC LIMIT 1)) m
+JOIN users u ON u.id = m.sender_id ORDER BY m.number DESC
+"""
+
+
+async def list_latest(
+    conn: Connection, asked: Sequence[tuple[str, int, int]]
+) -> tuple[datetime | None, dict[str, list[ListedMessage]]]:
+    """Of each (conversation, previewed number, last number): the last message, and behind it the newest one after the
+    previewed that somebody else wrote, where there is one. With the time, where there is anything."""
+    rows = await conn.fetch(LIST_LATEST, *columns(asked, 3)) if asked else []
+    latest: dict[str, list[ListedMessage]] = {}
+    for row in rows:
+        latest.setdefault(str(row[1]), []).append(ListedMessage(*row[2:]))
+    return (rows[0][0] if rows else None), latest
+
+
+LIST_IDS = """
+SELECT clock_timestamp(), m.conversation_id, m.number, m.id
+FROM unnest($1::uuid[], $2::bigint[]) AS d(conversation_id, number) JOIN messages m USING (conversation_id, number)
+"""
+
+
+async def list_ids(
+    conn: Connection, places: Sequence[tuple[str, int]]
+) -> tuple[datetime | None, dict[tuple[str, int], UUID]]:
+    """(now, the id of each (conversation, number)); no time where there is none."""
+    rows = await conn.fetch(LIST_IDS, *columns(places, 2)) if places else []
+    return (rows[0][0] if rows else None), {(str(row[1]), row[2]): row[3] for row in rows}

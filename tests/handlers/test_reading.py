@@ -151,7 +151,7 @@ async def test_nobody_blocks_themselves_or_nobody(chats: Chats) -> None:
 PEOPLE = 5
 steps = st.lists(
     st.tuples(
-        st.sampled_from(["send", "send", "send", "read", "read", "add", "remove", "block", "unblock"]),
+        st.sampled_from(["send", "send", "send", "read", "read", "add", "remove", "block", "unblock", "settle"]),
         st.integers(1, PEOPLE),
         st.integers(0, 2),
         st.integers(0, 30),
@@ -180,13 +180,17 @@ class Naive:
 
 
 @settings(max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(script=steps, batch=st.integers(1, 4))
+@given(script=steps, batch=st.integers(1, 4), gather_above=st.sampled_from([2, 3, 16]))
 async def test_any_history_is_as_a_naive_model_says(
-    conn: asyncpg.Connection, pool: asyncpg.Pool, script: list[tuple[str, int, int, int]], batch: int
+    conn: asyncpg.Connection,
+    pool: asyncpg.Pool,
+    script: list[tuple[str, int, int, int]],
+    batch: int,
+    gather_above: int,
 ) -> None:
-    """Deeds run in batches of up to `batch`; changes of participants and blocks come between them."""
+    """Deeds run in batches of up to `batch`; changes of participants, blocks and the settler come between them."""
     await start_anew(conn)
-    chats = Chats(conn, pool)
+    chats = Chats(conn, pool, gather_above=gather_above)
     await chats.people(PEOPLE)
     pair, trio, group = await chats.talk(1, 2), await chats.talk(1, 2, 3), await chats.talk(4, 5, 1, title="all")
     names = [pair, trio, group]
@@ -223,7 +227,9 @@ async def test_any_history_is_as_a_naive_model_says(
             continue
         await flush()
         other = 1 + number % PEOPLE
-        if kind == "block" and user != other:
+        if kind == "settle":
+            await chats.settle(at_once=number < 20)
+        elif kind == "block" and user != other:
             await chats.conversations.block(user, other)
             model.blocks.add((user, other))
         elif kind == "unblock":
@@ -238,6 +244,8 @@ async def test_any_history_is_as_a_naive_model_says(
             await chats.conversations.remove(user, name, user)
             model.people[name].discard(user)
     await flush()
+    await chats.settle()
+    assert await conn.fetchval("SELECT count(*) FROM gathered") == 0
     for name in names:
         for user in range(1, PEOPLE + 1):
             listed = (await chats.listed(user)).get(name)

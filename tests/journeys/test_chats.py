@@ -350,3 +350,24 @@ async def test_a_backend_has_no_chats(stage: Stage) -> None:
     ):
         answer = await stage.server.ask(method, path, body)
         assert (answer.status, answer.body["code"]) == (404, "not_found")
+
+
+async def test_a_large_group_hears_of_the_newest_within_a_moment(stage: Stage) -> None:
+    """Previews and reads are gathered; whoever looks at the chat hears each message at once."""
+    crowd = await people(stage, 18)
+    ann, ben, eve = crowd[:3]
+    group = await ann.talk(*crowd[1:], title="all")
+    writes, reads, waits = await stage.js_phone(ann.id), await stage.phone(ben.id), await stage.js_phone(eve.id)
+    await reads.do("chat:open", conversationId=group)
+    acks = [await say(writes, group, f"text {number}") for number in range(10)]
+    heard = await reads.told("message_received", 10)
+    assert [event["data"]["number"] for event in heard] == list(range(1, 11))
+    await reads.do("message:read", conversationId=group, messageId=acks[-1]["messageId"])
+    await waits.until(
+        lambda: any(event["data"]["number"] == 10 for event in waits.events("message_preview")), "the newest"
+    )
+    assert waits.events("message_preview")[-1]["data"]["unreadCount"] == 10
+    assert len(waits.events("message_preview")) < 10
+    [tick] = await waits.told("message_read")
+    assert (tick["data"]["readerId"], tick["data"]["messageId"]) == (ben.id, acks[-1]["messageId"])
+    assert (await eve.get(f"/v1/conversations/{group}"))["unreadCount"] == 10

@@ -13,6 +13,7 @@ from handlers.inbox.envelope import render
 from handlers.messaging.conversations import ConversationsHandler
 from handlers.messaging.handler import MessagingHandler
 from handlers.messaging.rules import TYPES, preview
+from handlers.messaging.settler import GroupSettler
 from handlers.messaging.wire import CreateConversationRequest
 from handlers.wire import encode
 from storage import requests, users
@@ -89,6 +90,7 @@ class Chats:
         self.rooms: dict[int, Room] = {}
         self.wakes = 0
         self.handler = MessagingHandler(publisher=self, wake_settler=self._wake, gather_above=gather_above)
+        self.settler = GroupSettler()
         self.conversations = ConversationsHandler(pool=pool, deliver=self.hear, most_participants=most)
 
     def users(
@@ -96,6 +98,16 @@ class Chats:
     ) -> None:
         """As of the publisher."""
         self.live.append((list(user_ids), json.loads(envelope), topic, but))
+
+    async def settle(self, *, at_once: bool = True) -> int:
+        """Tell groups what was gathered, until nothing is left that is due, or nothing at all; how many events."""
+        before = len(self.events)
+        if at_once:
+            await self.conn.execute("UPDATE conversations SET previewed_at = NULL, reads_told_at = NULL")
+        self.hear(await self.settler.settle(self.conn))
+        while self.settler.is_behind:
+            self.hear(await self.settler.settle(self.conn))
+        return len(self.events) - before
 
     def _wake(self) -> None:
         self.wakes += 1
