@@ -41,6 +41,7 @@ if TYPE_CHECKING:
     from gateway.vitals import Vitals
     from handlers.engagement.settler import Settler
     from handlers.inbox.retention import Retention
+    from handlers.messaging.settler import GroupSettler
 
 NAMESPACE: Final = "applause"
 PHASES: Final = {OPENED: "handshake", ASKED: "arriving", LIVE: "live", CLOSING: "closing"}
@@ -336,6 +337,16 @@ def of_vitals(vitals: Vitals, settler: Settler) -> Reading:
         )
         yield _counter("audit_accounts", "Accounts looked at by the rolling audit.", vitals.audited)
         yield _counter("audit_rounds", "Times that the rolling audit has seen every account.", vitals.rounds)
+
+    return read
+
+
+def of_groups(settler: GroupSettler) -> Reading:
+    """What is told to large groups a while after it was said."""
+
+    def read() -> Iterator[Metric]:
+        yield _counter("group_settler_runs", "Times that it was looked for what groups have not heard.", settler.runs)
+        yield _counter("group_events", "Previews and reads that were gathered, as events told.", settler.told)
 
     return read
 

@@ -407,6 +407,7 @@ class Node:
                 metrics.of_pool(self._pool),
                 metrics.of_retention(self._retention),
                 metrics.of_vitals(self._vitals, self._settler),
+                metrics.of_groups(self._group_settler),
             ]
         )
 

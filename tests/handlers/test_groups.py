@@ -8,7 +8,9 @@ from contextlib import contextmanager
 
 import asyncpg
 import pytest
+from prometheus_client import generate_latest
 
+from gateway import metrics
 from handlers.messaging import settler as settling
 from handlers.messaging.settler import GroupSettler
 from storage import db, gathered, heads
@@ -279,3 +281,12 @@ async def test_messages_reads_and_settlers_at_once(chats: Chats, dsn: str, conn:
 
     await asyncio.gather(write(), settle())
     await other.close()
+
+
+async def test_what_was_gathered_is_counted(chats: Chats) -> None:
+    group = await chats.talk(*range(1, MANY + 1))
+    await chats.say(1, group)
+    await chats.settle()
+    shown = generate_latest(metrics.registry([metrics.of_groups(chats.settler)])).decode()
+    assert f"applause_group_events_total {float(MANY - 1)}" in shown
+    assert "applause_group_settler_runs_total 1.0" in shown
