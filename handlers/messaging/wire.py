@@ -75,6 +75,12 @@ class ChatRequest(Request, frozen=True):
     conversation_id: ItemId
 
 
+class TypingRequest(Request, frozen=True):
+    """`typing:start` and `typing:stop`."""
+
+    conversation_id: ItemId
+
+
 class CreateConversationRequest(Request, frozen=True):
     """`POST /v1/conversations`; who creates it takes part, named or not."""
 
@@ -102,6 +108,17 @@ class OpenAck(Message):
 
 class CloseAck(Message):
     conversation_id: str
+
+
+class TypingAck(Message):
+    conversation_id: str
+
+
+class TypingEvent(Message):
+    conversation_id: str
+    user_id: int
+    username: str
+    is_typing: bool
 
 
 class ConversationAck(Message):
