@@ -16,7 +16,7 @@ from handlers.engagement.wire import CommentRequest, LikeRequest, ShareRequest, 
 from handlers.events.wire import SubscribeRequest, UnsubscribeRequest
 from handlers.inbox.handler import InboxHandler
 from handlers.inbox.wire import AckRequest, FetchRequest
-from handlers.messaging.wire import ChatRequest, ReadRequest, SendRequest
+from handlers.messaging.wire import ChatRequest, ReadRequest, SendRequest, TypingRequest
 from handlers.profile.wire import FollowRequest, UnfollowRequest
 from handlers.uploads.wire import UploadRequest
 from handlers.wallet.handler import WalletHandler
@@ -89,6 +89,8 @@ def routes(*, wallet: WalletHandler, inbox: InboxHandler, visits: Visits) -> dic
         "topic:unsubscribe": (UnsubscribeRequest, visits.unsubscribe),
         "chat:open": (ChatRequest, visits.open_chat),
         "chat:close": (ChatRequest, visits.close_chat),
+        "typing:start": (TypingRequest, visits.start_typing),
+        "typing:stop": (TypingRequest, visits.stop_typing),
         "auth:refresh": (RefreshRequest, visits.refresh),
     }
     table = {
@@ -107,4 +109,6 @@ class Visits(msgspec.Struct, frozen=True):
     unsubscribe: Read
     open_chat: Read
     close_chat: Read
+    start_typing: Read
+    stop_typing: Read
     refresh: Read

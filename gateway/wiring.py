@@ -89,6 +89,7 @@ from handlers.keys import Outcomes
 from handlers.messaging.conversations import ConversationsHandler
 from handlers.messaging.handler import MessagingHandler
 from handlers.messaging.settler import GroupSettler
+from handlers.messaging.typing import Typing
 from handlers.profile.handler import ProfileHandler
 from handlers.uploads.handler import UploadHandler
 from handlers.wallet.handler import WalletHandler
@@ -132,6 +133,7 @@ class Node:
         self._evictions: Evictions
         self._delivery: Delivery
         self._totals: LiveTotals
+        self._typing: Typing
         self._presence: Presence
         self._broker: Broker
         self._publisher: Publisher
@@ -161,6 +163,7 @@ class Node:
         )
         self._totals = LiveTotals(pool=self._pool, topics=self._hub.topics, publish=self._delivery.publish_topic)
         await self._join_others(stack)
+        self._typing = Typing(pool=self._pool, tell=self._publisher.users, timers=asyncio.get_running_loop())
         self._start_lane()
         self._start_intake()
         self._start_clock()
@@ -170,7 +173,7 @@ class Node:
         client_app = self._client_app(authenticator)
         seats = Seats(delivery=self._delivery, most=settings.socket.max_topics)
         topics = Topics(seats=seats, totals=self._totals)
-        chats = Chats(seats=seats, conversations=handlers.conversations)
+        chats = Chats(seats=seats, conversations=handlers.conversations, typing=self._typing)
         self._dispatch = Dispatch(
             routes=routes(
                 wallet=handlers.wallet,
@@ -180,6 +183,8 @@ class Node:
                     unsubscribe=topics.unsubscribe,
                     open_chat=chats.open,
                     close_chat=chats.close,
+                    start_typing=chats.start_typing,
+                    stop_typing=chats.stop_typing,
                     refresh=client_app.refresh,
                 ),
             ),
@@ -238,6 +243,7 @@ class Node:
         messaging = MessagingHandler(
             publisher=self._publisher,
             wake_settler=self._tell_groups.set,
+            on_sent=self._typing.end,
             gather_above=self._settings.messages.gather_above,
         )
         spending = SpendingHandler(max_amount=self._settings.wallet.max_amount)
@@ -445,6 +451,7 @@ class Node:
             evictions=self._evictions,
             announce=self._publisher.replaced,
             left=departures.add,
+            typing=self._typing,
         )
 
     async def _connect_lane(self) -> asyncpg.Connection:

@@ -25,6 +25,7 @@ from handlers.access.identities import Identities
 from handlers.errors import Refusal
 from handlers.inbox.envelope import timestamp_of
 from handlers.inbox.rules import is_complete
+from handlers.messaging.typing import Typing
 from handlers.wire import Message, RefreshAck, RefreshRequest
 from storage.arrivals import Arrival
 from storage.db import is_connection_lost
@@ -115,6 +116,7 @@ class ClientApp:
         self._evictions: Evictions
         self._announce: Callable[[int, str, int], None]
         self._left: Callable[[int, int], None]
+        self._typing: Typing
 
     def complete(
         self,
@@ -126,6 +128,7 @@ class ClientApp:
         evictions: Evictions,
         announce: Callable[[int, str, int], None],
         left: Callable[[int, int], None],
+        typing: Typing,
     ) -> None:
         """Hand in what could not exist before this app. `announce` ends the older connections of a device that
         has connected, on every node; `left` tells presence of a connection (user, generation) that has ended."""
@@ -136,6 +139,7 @@ class ClientApp:
         self._evictions = evictions
         self._announce = announce
         self._left = left
+        self._typing = typing
 
     # -- SocketApp -------------------------------------------------------------------------------
 
@@ -178,6 +182,7 @@ class ClientApp:
         session.waiting = None
         if session.cursor is not None:
             self._delivery.detach(session.cursor)
+            self._typing.left(session)
         if session.generation:
             self._left(session.user_id, session.generation)
 

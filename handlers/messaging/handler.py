@@ -54,16 +54,23 @@ class MessagingConcern:
 
 
 class MessagingHandler:
-    """`message:send` and `message:read`. `wake_settler` is called where something was gathered.
+    """`message:send` and `message:read`. `wake_settler` is called where something was gathered; `on_sent` with the
+    sender and the conversation of each message, so that nobody is shown typing what has arrived.
 
     Every step is one statement for the whole batch, however many take part.
     """
 
     def __init__(
-        self, *, publisher: Publisher, wake_settler: Callable[[], None], gather_above: int = GATHER_ABOVE
+        self,
+        *,
+        publisher: Publisher,
+        wake_settler: Callable[[], None],
+        on_sent: Callable[[int, str], None],
+        gather_above: int = GATHER_ABOVE,
     ) -> None:
         self._publisher = publisher
         self._wake_settler = wake_settler
+        self._on_sent = on_sent
         self._gather_above = gather_above
         self._skips_locked = False
 
@@ -120,6 +127,7 @@ class MessagingHandler:
         envelope = live_envelope(conversation_id, message)
         self._publisher.users(recipients, envelope, topic=topic_of(conversation_id))
         self._publisher.users([deed.user_id], envelope, but=deed.order_key)
+        self._on_sent(deed.user_id, conversation_id)
 
 
 def topic_of(conversation_id: str) -> str:

@@ -89,8 +89,11 @@ class Chats:
         self.events: list[Delivered] = []
         self.rooms: dict[int, Room] = {}
         self.wakes = 0
-        self.handler = MessagingHandler(publisher=self, wake_settler=self._wake, gather_above=gather_above)
         self.settler = GroupSettler()
+        self.sent: list[tuple[int, str]] = []
+        self.handler = MessagingHandler(
+            publisher=self, wake_settler=self._wake, on_sent=self._note_sent, gather_above=gather_above
+        )
         self.conversations = ConversationsHandler(pool=pool, deliver=self.hear, most_participants=most)
 
     def users(
@@ -108,6 +111,9 @@ class Chats:
         while self.settler.is_behind:
             self.hear(await self.settler.settle(self.conn))
         return len(self.events) - before
+
+    def _note_sent(self, user: int, conversation: str) -> None:
+        self.sent.append((user, conversation))
 
     def _wake(self) -> None:
         self.wakes += 1
