@@ -33,11 +33,11 @@ def loadtest(
     rate: Annotated[
         float | None,
         typer.Option(
-            help="Open loop: likes, hot, echo, mixed and intake send so many a second, each when it is due.", min=1
+            help="Open loop: likes, hot, chat, echo, mixed and intake send so many a second, each when due.", min=1
         ),
     ] = None,
     processes: Annotated[int, typer.Option(help="Load processes.", min=1, max=64)] = 1,
-    connections: Annotated[int, typer.Option(help="Of likes, hot, echo; people of mixed.", min=1, max=5_000)] = 200,
+    connections: Annotated[int, typer.Option(help="Of likes, hot, chat, echo, mixed.", min=1, max=5_000)] = 200,
     listeners: Annotated[int, typer.Option(help="Of fanout.", min=1, max=15_000)] = 1_000,
     idle: Annotated[int, typer.Option(help="Connections of idle.", min=100, max=50_000)] = 10_000,
     growth: Annotated[int, typer.Option(help="Of growth: the most connections.", min=15, max=50_000)] = 15_000,

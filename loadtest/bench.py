@@ -17,6 +17,7 @@ from loadtest.figures import CLIENT_BOUND, Figure, brief, middle
 from loadtest.measure import Conduct
 from loadtest.progress import Progress
 from loadtest.report import Report, machine
+from loadtest.scenarios.chat import run_chat
 from loadtest.scenarios.crowd import run_connects, run_idle
 from loadtest.scenarios.echo import run_echo
 from loadtest.scenarios.fanout import run_fanout
@@ -29,9 +30,11 @@ from loadtest.scenarios.mixed import MixedJob, run_mixed
 from loadtest.scenarios.storm import run_storm
 from loadtest.servers import Applause, Elsewhere, Kafka, Server, Stock
 
-SCENARIOS: Final = ("idle", "growth", "connects", "storm", "echo", "fanout", "likes", "hot", "mixed")
+SCENARIOS: Final = ("idle", "growth", "connects", "storm", "echo", "fanout", "likes", "hot", "chat", "mixed")
 ALL: Final = (*SCENARIOS, "intake")  # which needs a Kafka, so that it is run only where somebody asks for it
-ALONE: Final = frozenset({"growth", "storm", "likes", "hot", "mixed", "intake"})  # stock has no inbox and no database
+ALONE: Final = frozenset(
+    {"growth", "storm", "likes", "hot", "chat", "mixed", "intake"}
+)  # stock has no inbox and no database
 LOCAL: Final = frozenset({"idle", "growth"})  # they look at the server's memory
 
 FIRST_IDLE_USER: Final = 3_000_001
@@ -39,6 +42,7 @@ FIRST_STORM_USER: Final = 4_000_001
 FIRST_MIXED_USER: Final = 5_000_001
 FIRST_GROWTH_USER: Final = 6_000_001
 FIRST_INTAKE_USER: Final = 7_000_001
+FIRST_CHAT_USER: Final = 8_000_001
 # Stock takes minutes to let ten thousand in; its memory per connection is the same at fewer.
 STOCK_IDLE: Final = 2_000
 STOCK_CONNECTS: Final = 1_000
@@ -152,6 +156,13 @@ class Bench:
                 await self._turns(servers, self._fanout(1), rounds=rounds)
             case "likes" | "hot":
                 await self._likes(ours, "hot" if scenario == "hot" else "uniform")
+            case "chat":
+                self._keep(
+                    await run_chat(
+                        ours, first_user=self._base + FIRST_CHAT_USER, connections=sizes.connections,
+                        seconds=sizes.seconds, rate=sizes.rate, conduct=self._checking,
+                    )
+                )  # fmt: skip
             case "storm":
                 first = self._base + FIRST_STORM_USER
                 self._keep(

@@ -103,7 +103,8 @@ def _line(figure: Figure, figures: Sequence[Figure]) -> tuple[str, ...]:
     peer = next((each for each in figures if each.measure == figure.measure and each.server != figure.server), None)
     ours = figure.server == "applause"
     wait = figure.latency_ms
-    target = LATENCY_TARGET if figure.measure.endswith("half rate") else TARGETS.get(figure.measure, "")
+    is_paced_likes = figure.measure.startswith("likes") and figure.measure.endswith("half rate")
+    target = LATENCY_TARGET if is_paced_likes else TARGETS.get(figure.measure, "")
     notes = [f"target {target}"] if ours and target else []
     return (
         figure.measure,

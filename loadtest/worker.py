@@ -10,6 +10,7 @@ import msgspec
 import uvloop
 
 from loadtest.crew import LINE_BYTES, STEPS, Order, take
+from loadtest.scenarios.chat import ChatJob
 from loadtest.scenarios.crowd import CrowdJob
 from loadtest.scenarios.echo import EchoJob
 from loadtest.scenarios.fanout import FanoutJob
@@ -19,7 +20,7 @@ from loadtest.scenarios.likes import LikesJob
 from loadtest.scenarios.mixed import MixedJob
 from loadtest.scenarios.storm import StormJob
 
-AnyJob = CrowdJob | EchoJob | FanoutJob | GrowthJob | IntakeJob | LikesJob | MixedJob | StormJob
+AnyJob = ChatJob | CrowdJob | EchoJob | FanoutJob | GrowthJob | IntakeJob | LikesJob | MixedJob | StormJob
 
 
 async def work() -> None:

@@ -30,7 +30,7 @@ SMALL = Sizes(
 )  # fmt: skip
 SHARED = {"idle", "connects", "echo", "fanout, 4 outstanding", "fanout, 1 outstanding"}
 OURS = {
-    "likes uniform", "likes uniform, half rate", "likes hot", "likes hot, half rate",
+    "likes uniform", "likes uniform, half rate", "likes hot", "likes hot, half rate", "chat", "chat, half rate",
     "storm", "storm, bare connects", "mixed, 500/s",
     "growth, 20 connections", "growth, 100 connections", "growth, 300 connections",
 }  # fmt: skip
