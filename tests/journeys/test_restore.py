@@ -12,29 +12,16 @@ from urllib.parse import urlsplit
 import asyncpg
 
 from storage.audit import audit
-from storage.binaries import find
 from storage.db import connect
 from storage.embedded import EmbeddedPostgres
-from tests.support.absence import not_run
 from tests.support.clients import PATIENCE_S
 from tests.support.database import named
+from tests.support.dumps import run_tool
 from tests.support.pair import Pair, pair
 from tests.support.server import Gateway, running
 from tests.support.stage import Stage, action_id
 
 USER: Final = 7
-
-
-def _tool(name: str) -> Path:
-    """A program of PostgreSQL's, beside the server's own where they were packed together."""
-    beside = find().bin / name
-    found = beside if beside.exists() else shutil.which(name)
-    return Path(found) if found else not_run("postgresql", f"there is no {name} here")
-
-
-async def _run(tool: str, *arguments: str | Path) -> None:
-    done = await asyncio.to_thread(subprocess.run, [_tool(tool), *arguments], capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
 
 
 async def _publish(at: Gateway | Pair, text: str, user: int = USER) -> None:
@@ -77,7 +64,7 @@ async def test_a_dump_that_is_restored_under_running_nodes_makes_clients_reload(
         phones = [await nodes.phone(USER, node=node, follow=True) for node in (0, 1)]
         for text in ("one", "two", "three"):
             await _publish(nodes, text)
-        await _run("pg_dump", "--format=custom", f"--file={dump}", f"--dbname={dsn}")
+        await run_tool("pg_dump", "--format=custom", f"--file={dump}", f"--dbname={dsn}")
         for text in ("lost four", "lost five"):
             await _publish(nodes, text)
         for phone in phones:
@@ -86,7 +73,7 @@ async def test_a_dump_that_is_restored_under_running_nodes_makes_clients_reload(
 
         admin = await connect(postgres.dsn)
         await admin.execute(f"CREATE DATABASE {database}_restored")
-        await _run("pg_restore", f"--dbname={named(dsn, database + '_restored')}", "--exit-on-error", dump)
+        await run_tool("pg_restore", f"--dbname={named(dsn, database + '_restored')}", "--exit-on-error", dump)
         await _put_in_its_place(postgres.dsn, database, f"{database}_restored")
         await admin.close()
 
