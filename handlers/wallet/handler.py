@@ -3,17 +3,12 @@
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
-from uuid import UUID
-
-import msgspec
 
 from handlers.errors import Refusal
-from handlers.inbox.envelope import timestamp_of
 from handlers.money import as_number
-from handlers.wallet.points import reason_of
-from handlers.wallet.wire import Balance, GetAck, GetRequest, HistoryAck, HistoryRequest, Transaction
+from handlers.wallet.transactions import transaction_of
+from handlers.wallet.wire import Balance, GetAck, GetRequest, HistoryAck, HistoryRequest
 from storage import ledger
-from storage.ledger import Entry
 from storage.pool import session
 
 if TYPE_CHECKING:
@@ -52,23 +47,4 @@ class WalletHandler:
             rows, seq = await ledger.list_entries(conn, user_id, before, request.currency, request.limit + 1)
         page = rows[: request.limit]
         cursor = str(page[-1][0].seq) if len(rows) > request.limit else None
-        return HistoryAck([_transaction(*row) for row in page], cursor), seq
-
-
-def _transaction(entry: Entry, status: str, transfer_id: UUID) -> Transaction:
-    return Transaction(
-        id=str(entry.id),
-        user_id=entry.user_id,
-        currency=entry.currency,
-        n=entry.n,
-        action=entry.action,
-        points=as_number(entry.points),
-        balance_before=as_number(entry.balance_before),
-        balance_after=as_number(entry.balance_after),
-        counter_account=entry.counter_account,
-        transfer_id=str(transfer_id),
-        status=status,
-        reason=reason_of(entry),
-        metadata=msgspec.Raw(entry.metadata.encode()),
-        created_at=timestamp_of(entry.created_at),
-    )
+        return HistoryAck([transaction_of(*row) for row in page], cursor), seq

@@ -67,6 +67,13 @@ class Transaction(Message):
     created_at: str
 
 
+class LedgerRecord(Transaction):
+    """A record of the topic `ledger`, its key the user's id. Where `epoch` is another than before, the database was
+    restored or promoted: what was told of this account under another one, from this `n` on, is not so any more."""
+
+    epoch: str
+
+
 class HistoryAck(Message):
     transactions: list[Transaction]
     next_cursor: str | None
