@@ -7,6 +7,7 @@
 | `after_receipt` | taken from the queue; nothing has begun |
 | `after_commit_before_ack` | committed; nobody was told |
 | `after_commit_before_delivery` | committed and acknowledged (the acknowledgements have left); no event has |
+| `after_egress_before_place` | (a page of the ledger) Kafka has it, and the database does not know |
 
 `kill` ends the process with SIGKILL at the first batch that reaches the point, `kill:N` at the N-th; `pause:2s` (or
 `pause:500ms`) holds up each. Where none is set, the lane asks one attribute three times a batch, and that is all.
@@ -22,7 +23,12 @@ import signal
 from collections.abc import Iterable, Mapping
 from typing import Final, NamedTuple
 
-POINTS: Final = ("after_receipt", "after_commit_before_ack", "after_commit_before_delivery")
+POINTS: Final = (
+    "after_receipt",
+    "after_commit_before_ack",
+    "after_commit_before_delivery",
+    "after_egress_before_place",
+)
 SYNTAX: Final = "a point is written POINT=kill, POINT=kill:N or POINT=pause:2s"
 
 _ACTION: Final = re.compile(r"kill(?::(?P<nth>[1-9]\d{0,8}))?|pause:(?P<time>\d{1,6}(?:\.\d{1,3})?)(?P<unit>ms|s)")

@@ -17,7 +17,7 @@ from storage.migrate import ensure_current, migrate
 
 log = structlog.get_logger()
 
-BESIDE_THE_POOL = 8  # connections of a node: its lane, its broker's two, those for pages, and what is being renewed
+BESIDE_THE_POOL = 9  # connections of a node: its lane, its broker's two, those for pages, egress, what is being renewed
 
 
 async def database(settings: Settings, stack: AsyncExitStack, supervisor: Supervisor) -> str:
@@ -58,12 +58,15 @@ async def topics(settings: Settings) -> None:
     if missing := [name for name in needed if importlib.util.find_spec(name) is None]:
         raise BadSettings([f"kafka, redis: need {' and '.join(missing)}: pip install 'applause[cluster]'"])
     from fanout.kafka import AWAY, TopicsMissing
+    from gateway.egress.publisher import ledger_topic
     from gateway.intake.topics import topics_of
     from gateway.workers.team import fanout_topic_of, kafka_of
 
     wanted = [] if settings.is_embedded else [fanout_topic_of(settings)]  # nobody else can have that database
     if settings.intake.enabled:
         wanted += topics_of(settings.kafka.prefix, settings.intake.partitions)
+    if settings.egress.enabled:
+        wanted.append(ledger_topic(settings))
     if not wanted:
         return
     try:

@@ -55,6 +55,10 @@ EVENTS: Final = {
     "service.begins_again": "what stands on Kafka has failed, and begins again after a pause",
     "intake_paused": "a partition does not go on: its dead letters are not acknowledged, or Kafka lacks its offset",
     "intake_goes_on": "and now it does",
+    "egress_sweeps": "this node publishes the whole ledger: for the first time, or since the database was restored",
+    "egress_overtaken": "another node publishes the ledger, since this one was silent for too long",
+    "egress_behind": "an entry of the ledger waits for long: for Kafka, or for a transaction that does not end",
+    "egress_caught_up": "and none does any more",
     "record_failed": "a record of the directory became a dead letter: a fault of ours",
     # keys and rights
     "jwks_failed": "the token issuer's keys could not be fetched; those known are used on",

@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from fanout.hub import Hub
     from fanout.presence import Presence
     from fanout.publisher import Publisher
+    from gateway.egress.counts import EgressCounts
     from gateway.intake.counts import IntakeCounts
     from gateway.lane import Lane
     from gateway.socket.door import SocketDoor
@@ -190,6 +191,28 @@ def of_intake(counts: IntakeCounts) -> Reading:
         )
         yield _counter("intake_lives", "Times that this node has begun to take part.", counts.lives)
         yield _counter("intake_begun_again", "Times that a partition went back to what is stored.", counts.begun_again)
+
+    return read
+
+
+def of_egress(counts: EgressCounts) -> Reading:
+    """The ledger on its way to Kafka. Only where this node may publish it."""
+
+    def read() -> Iterator[Metric]:
+        yield _counter("egress_records", "Entries of the ledger that Kafka has acknowledged.", counts.records)
+        yield _counter("egress_pages", "Pages that these were sent in.", counts.pages)
+        yield _counter("egress_sweeps", "Times that this node began to publish the whole ledger.", counts.sweeps)
+        yield _counter("egress_failures", "Times that it broke off, and began again.", counts.failures)
+        yield _gauge("egress_publishing", "1 while this is the node that publishes, else 0.", int(counts.is_publishing))
+        lag = counts.lag
+        yield _gauge("egress_lag_records", "Entries that wait to be published (10,000: or more).", lag.entries)
+        yield _gauge("egress_lag_seconds", "How long the oldest of them has waited.", lag.oldest_s)
+        yield _gauge(
+            "egress_transaction_seconds",
+            "Age of the oldest transaction that writes anything in this PostgreSQL: later ones wait for it.",
+            lag.transaction_s,
+        )
+        yield _gauge("egress_sweeping", "1 while the whole ledger is being published.", int(lag.is_sweeping))
 
     return read
 

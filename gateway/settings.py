@@ -88,6 +88,14 @@ class Intake(_Section, frozen=True):
     session_timeout_s: Annotated[float, msgspec.Meta(ge=1, le=300)] = 10  # then the others take a silent node's work
 
 
+class Egress(_Section, frozen=True):
+    """The ledger as Kafka's consumers see it."""
+
+    enabled: bool = True  # whether this node may publish, one does at a time; without kafka.bootstrap_servers none does
+    partitions: Annotated[int, msgspec.Meta(ge=1, le=1_000)] = 8  # of the topic, where it has to be created
+    lease_s: Annotated[float, msgspec.Meta(ge=1, le=300)] = 10  # then another node takes a silent one's work
+
+
 class Auth(_Section, frozen=True):
     secret: str = ""  # of HS256; empty: generated in data_dir, where the database is our own too
     previous_secret: str = ""  # accepted beside it while that is being replaced; nothing is signed with it
@@ -189,6 +197,7 @@ class Settings(_Section, frozen=True):
     redis: Redis = Redis()
     kafka: Kafka = Kafka()
     intake: Intake = Intake()
+    egress: Egress = Egress()
     auth: Auth = Auth()
     users: Users = Users()
     socket: Socket = Socket()

@@ -100,6 +100,7 @@ from storage.migrate import pending
 from storage.pool import session
 
 if TYPE_CHECKING:
+    from gateway.egress.publisher import EgressPublisher
     from gateway.intake.door import IntakeDoor
 
 log = structlog.get_logger()
@@ -141,7 +142,9 @@ class Node:
         self._vitals: Vitals
         self._retention: Retention
         self._dispatch: Dispatch
+        self._failpoints = Failpoints(failpoints.parse(settings.failpoints))
         self._intake: IntakeDoor | None = None
+        self._egress: EgressPublisher | None = None
 
     async def start(self, stack: AsyncExitStack, *, demo: bool) -> None:
         """Open the pool, join the other nodes, start the services and listen."""
@@ -166,6 +169,7 @@ class Node:
         self._typing = Typing(pool=self._pool, tell=self._publisher.users, timers=asyncio.get_running_loop())
         self._start_lane()
         self._start_intake()
+        self._start_egress()
         self._start_clock()
         self._start_inbox_clock()
         authenticator = await self._start_authenticator()
@@ -265,7 +269,7 @@ class Node:
         self._lane.slow_s = self._slow_s
         if self._settings.failpoints:
             log.warning("failpoints_armed", points=self._settings.failpoints)
-            self._lane.failpoints = Failpoints(failpoints.parse(self._settings.failpoints))
+            self._lane.failpoints = self._failpoints
         self._supervisor.start("lane", self._lane.run())
 
     def _start_intake(self) -> None:
@@ -283,6 +287,27 @@ class Node:
         )
         self._supervisor.keep("intake", self._intake.run)
         self._supervisor.keep("outcomes", self._intake.outbox.run)
+
+    def _start_egress(self) -> None:
+        """The ledger for others to read, where there is a Kafka and this node takes part."""
+        servers = self._settings.kafka.bootstrap_servers
+        if not servers or not self._settings.egress.enabled:
+            return
+        from fanout.kafka import Kafka  # with what only a cluster needs
+        from gateway.egress.publisher import EgressPublisher, ledger_topic
+        from gateway.egress.watch import EgressWatch
+
+        self._egress = EgressPublisher(
+            settings=self._settings,
+            kafka=Kafka(",".join(servers)),
+            node=self._name,
+            connect=self._connect_lane,
+            epoch=lambda: self._history.epoch,
+            failpoints=self._failpoints,
+        )
+        watch = EgressWatch(pool=self._pool, topic=ledger_topic(self._settings).name, counts=self._egress.counts)
+        self._supervisor.keep("egress", self._egress.run)
+        self._supervisor.keep("egress watch", watch.run)
 
     def _start_clock(self) -> None:
         clock = Clock(
@@ -401,9 +426,11 @@ class Node:
 
     def _metrics(self, socket_door: SocketDoor, http_counts: HttpCounts) -> CollectorRegistry:
         intake = [] if self._intake is None else [metrics.of_intake(self._intake.counts)]
+        egress = [] if self._egress is None else [metrics.of_egress(self._egress.counts)]
         return metrics.registry(
             [
                 *intake,
+                *egress,
                 metrics.of_socket(socket_door, self._hub),
                 metrics.of_acks({"socket": self._dispatch.on_socket, "http": self._dispatch.on_http}),
                 metrics.of_http(http_counts),
