@@ -25,8 +25,9 @@ def record_of(entry: Entry, status: str, epoch: str) -> LedgerRecord:
 
 
 def _fields(entry: Entry, status: str, transfer_id: UUID) -> tuple[Any, ...]:
+    entry_id = str(entry.id)
     return (
-        str(entry.id),
+        entry_id,
         entry.user_id,
         entry.currency,
         entry.n,
@@ -35,7 +36,7 @@ def _fields(entry: Entry, status: str, transfer_id: UUID) -> tuple[Any, ...]:
         as_number(entry.balance_before),
         as_number(entry.balance_after),
         entry.counter_account,
-        str(transfer_id),
+        entry_id if transfer_id is entry.id else str(transfer_id),
         status,
         reason_of(entry),
         msgspec.Raw(entry.metadata.encode()),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import json
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Final
@@ -191,6 +192,39 @@ async def test_a_long_backlog_comes_in_small_pages(reader: Reader, three: list[W
     await reader.read_all()
     assert reader.ns == [(ANN, n) for n in range(1, 41)] + [(BEN, n) for n in range(1, 13)]
     assert reader.pages == [5] * 8 + [12, 0]
+
+
+async def test_a_page_costs_the_same_however_long_the_ledger_and_the_backlog_are(
+    reader: Reader, three: list[Writer], conn: asyncpg.Connection
+) -> None:
+    """In blocks that are looked at, by the plan that a session keeps: not what a user ever had, nor what else waits."""
+    writer = three[0]
+    numbers = []
+    for _ in range(3):
+        numbers.append(await writer.begin())
+        for _ in range(150):
+            await writer.post(ANN, BEN)
+        await writer.end()
+    numbers.append(await writer.begin())
+    await writer.post(ANN)
+    await writer.end()
+    await conn.execute("ANALYZE wallet_transactions")
+    await reader.conn.execute("SET plan_cache_mode = force_generic_plan")
+    await reader.conn.execute(f"PREPARE page (xid8, xid8, xid8) AS {egress.WINDOW}")
+
+    async def blocks(first: int, end: int) -> tuple[int, int]:
+        plan = await reader.conn.fetchval(
+            f"EXPLAIN (ANALYZE, BUFFERS, FORMAT JSON) EXECUTE page ('{first}', '{end}', '3')"
+        )
+        [whole] = json.loads(plan)
+        return whole["Plan"]["Actual Rows"], whole["Plan"]["Shared Hit Blocks"]
+
+    rows, hit = await blocks(numbers[3], numbers[3] + 1)
+    assert rows == 1
+    assert hit < 20
+    rows, hit = await blocks(numbers[1], numbers[2])
+    assert rows == 300
+    assert hit < 100
 
 
 async def test_it_begins_with_all_there_is(conn: asyncpg.Connection, dsn: str, three: list[Writer]) -> None:
