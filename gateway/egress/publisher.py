@@ -29,8 +29,8 @@ log = structlog.get_logger()
 RENEWALS: Final = 3  # in the time of a lease
 LOOK_EVERY_S: Final = 0.5  # the fewer pages, the less each entry costs
 CLAIM_EVERY_S: Final = 1.0
-PAGE: Final = 2_000  # entries, some 500 bytes each
-RENDER_AT_ONCE: Final = 200  # a few milliseconds; then others have their turn
+PAGE: Final = 500  # entries, some 450 bytes each: what others on this loop wait for is a few milliseconds
+RENDER_AT_ONCE: Final = 100
 RELEASE_S: Final = 1.0
 
 FAILPOINT: Final = "after_egress_before_place"

@@ -41,9 +41,11 @@ class EgressWatch:
         self._counts.lag = lag
         if (lag.oldest_s > ALARM_S) is not self._is_behind:
             self._is_behind = not self._is_behind
-            tell = log.warning if self._is_behind else log.info
-            tell(
-                "egress_behind" if self._is_behind else "egress_caught_up",
+            if not self._is_behind:
+                log.info("egress_caught_up", topic=self._topic)
+                return
+            log.warning(
+                "egress_behind",
                 topic=self._topic,
                 oldest_s=round(lag.oldest_s),
                 entries=lag.entries,

@@ -206,7 +206,9 @@ def test_what_can_happen_is_two_things(text: str) -> None:
 def test_points_as_they_are_written() -> None:
     assert parse([]) == {}
     written = ["after_receipt=kill", "after_commit_before_ack = kill:3", "after_commit_before_delivery=pause:1.5s"]
-    assert parse(written) == dict(zip(POINTS, [Failpoint(1, 0), Failpoint(3, 0), Failpoint(0, 1.5)], strict=True))
+    written.append("after_egress_before_place=pause:20ms")
+    meant = [Failpoint(1, 0), Failpoint(3, 0), Failpoint(0, 1.5), Failpoint(0, 0.02)]
+    assert parse(written) == dict(zip(POINTS, meant, strict=True))
     assert parse(["after_receipt=pause:250ms"]) == {"after_receipt": Failpoint(0, 0.25)}
 
 

@@ -14,7 +14,9 @@ from typing import Final
 import asyncpg
 import pytest
 import structlog
+from aiokafka.admin import AIOKafkaAdminClient
 
+from gateway import ground, settings
 from gateway.cluster.kafka import EmbeddedKafka
 from gateway.egress import publisher, sender, watch
 from gateway.egress.counts import EgressCounts
@@ -75,6 +77,19 @@ async def test_a_record_is_a_row_of_the_history_and_the_epoch(
     [_, _, row, _] = (await WalletHandler(pool=pool).history(7, HistoryRequest())).transactions
     assert len(record.pop("epoch")) == 16
     assert encode(record) == encode(row)
+
+
+async def test_the_topic_is_there_when_a_node_has_started(kafka: str, prefix: str) -> None:
+    """But for one that takes no part."""
+    servers = settings.Kafka(bootstrap_servers=(kafka,), prefix=prefix)
+    admin = AIOKafkaAdminClient(bootstrap_servers=kafka)
+    await admin.start()
+    await ground.topics(settings.Settings(kafka=servers, egress=settings.Egress(enabled=False)))
+    assert f"{prefix}.ledger" not in await admin.list_topics()
+    await ground.topics(settings.Settings(kafka=servers, egress=settings.Egress(partitions=3)))
+    [described] = await admin.describe_topics([f"{prefix}.ledger"])
+    assert len(described["partitions"]) == 3
+    await admin.close()
 
 
 async def test_who_comes_after_goes_on_where_it_was(
