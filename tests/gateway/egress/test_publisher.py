@@ -25,7 +25,7 @@ from handlers.wallet.handler import WalletHandler
 from handlers.wallet.wire import HistoryRequest
 from handlers.wire import encode
 from storage.users import insert_unknown_users
-from tests.support.egress import Consumer, Publishing, consumer, publishing
+from tests.support.egress import PATIENCE_S, Consumer, Publishing, consumer, publishing
 from tests.support.services import need_kafka
 from tests.support.writers import Writer, writers
 
@@ -62,6 +62,13 @@ async def post(writer: Writer, times: int) -> None:
         await writer.end()
 
 
+async def swept(conn: asyncpg.Connection, prefix: str) -> None:
+    """Return when the sweep is over: what is committed meanwhile may come twice."""
+    async with asyncio.timeout(PATIENCE_S):
+        while not await conn.fetchval("SELECT swept_user IS NULL FROM egress WHERE topic = $1", f"{prefix}.ledger"):
+            await asyncio.sleep(0.02)
+
+
 async def test_a_record_is_a_row_of_the_history_and_the_epoch(
     reader: Consumer, writer: Writer, kafka: str, prefix: str, dsn: str, conn: asyncpg.Connection, pool: asyncpg.Pool
 ) -> None:
@@ -96,6 +103,8 @@ async def test_who_comes_after_goes_on_where_it_was(
     reader: Consumer, writer: Writer, kafka: str, prefix: str, dsn: str, conn: asyncpg.Connection
 ) -> None:
     """Also at once, where the one before has left; and while one publishes, no other does."""
+    async with publishing(dsn, kafka, prefix):
+        await swept(conn, prefix)
     for times in range(1, 4):
         async with publishing(dsn, kafka, prefix) as node, publishing(dsn, kafka, prefix) as other:
             await post(writer, 2)
@@ -129,7 +138,7 @@ async def test_a_page_of_several_batches_and_one_that_fails(
     async with publishing(dsn, kafka, prefix, partitions=2) as node:
         await reader.has_all(conn)
         await node.until(lambda: node.counts.records == 20 * len(USERS), "the end")
-        assert node.counts.failures == 3
+        assert node.counts.failures >= 3
     assert len(reader.records) > 20 * len(USERS)
 
 
@@ -211,7 +220,7 @@ async def test_what_waits_for_long_is_told(
     looking = EgressWatch(pool=pool, topic=f"{prefix}.ledger", counts=counts)
     await looking.look()
     async with publishing(dsn, kafka, prefix) as node:
-        await node.until(lambda: node.counts.is_publishing, "its turn")
+        await swept(conn, prefix)
         [late] = await writers(dsn, 1)
         await late.begin()
         await post(writer, 1)
