@@ -160,7 +160,9 @@ async def test_a_topic_that_somebody_else_made_smaller_is_used_as_it_is(
 async def test_partitions_that_somebody_adds_are_read(
     nodes: list[Node], places: Places, pool: asyncpg.Pool, tasks: Tasks, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Who writes takes them for what they were meant for."""
+    """Who writes takes them for what they were meant for, and who reads misses its heartbeat."""
+    monkeypatch.setattr(broker_kafka, "BEAT_EVERY_S", 0.1)
+    monkeypatch.setattr(broker_kafka, "DEAF_S", 3.0)
     common = {"bootstrap_servers": places.kafka, "metadata_max_age_ms": 100}
     monkeypatch.setattr(Kafka, "_common", lambda _: common)
     other = places._replace(prefix=f"{places.prefix}-small")
