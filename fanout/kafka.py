@@ -83,8 +83,10 @@ async def bury(client: AIOKafkaProducer | AIOKafkaConsumer) -> None:
     """End it at once, whatever state it and Kafka are in; what it has not sent is lost. By itself it would wait for an
     answer to each request, and for each batch; and a consumer's end can raise a CancelledError that nobody sent."""
     if isinstance(client, AIOKafkaProducer):
-        inner = client.client
-        client._message_accumulator.fail_all(KafkaError("given up"))
+        inner, kept = client.client, client._message_accumulator
+        kept.fail_all(KafkaError("given up"))
+        # Each removes itself from these in a moment, and one that was to be repeated is not among them.
+        kept._pending_batches.update(batch for batches in kept._batches.values() for batch in batches)
     else:
         inner = client._client
     # Its connections first, so that nothing waits for them; and again, since what runs still may have opened one.

@@ -201,6 +201,7 @@ class Node:
         if demo:
             await self._add_demo(app, handlers.directory)
         stack.push_async_callback(self._supervisor.stop)  # after the doors, before what the services stand on
+        stack.push_async_callback(self._broker.stop)  # it has tasks there: before they end it says what is gathered
         port = await listen(app, socket_door, self._wheel, settings, stack, is_shared=self._team is not None)
         if self._team is None:
             say_ready(settings.server.host, port)

@@ -13,7 +13,9 @@ from contextlib import AsyncExitStack
 import asyncpg
 import pytest
 import pytest_asyncio
+from aiokafka import TopicPartition
 from aiokafka.admin import AIOKafkaAdminClient, NewPartitions
+from aiokafka.errors import KafkaError
 
 from fanout import broker_kafka
 from fanout.broker_kafka import KafkaBroker
@@ -242,6 +244,23 @@ async def test_who_slept_reads_the_inbox_instead_of_all_that_was_said(
     await producer.send_and_wait(f"{places.prefix}.fanout", b'[["heads",[[2,10]]]]', key=b"*x", partition=0)
     await until(lambda: (2, 10) in b.heard.heads)
     await bury(producer)
+
+
+async def test_a_producer_with_a_batch_that_is_to_be_repeated_is_buried_in_silence(kafka: str) -> None:
+    """aiokafka has forgotten by then that it is on its way."""
+    producer, faults = Kafka(kafka).producer(linger_ms=60_000), []
+    asyncio.get_running_loop().set_exception_handler(lambda _, fault: faults.append(fault))
+    await start(producer)
+    topic = f"buried-{os.getpid()}"
+    await Kafka(kafka).ensure([Topic(topic, 1)])
+    sent = await producer.send(topic, b"x", partition=0)
+    kept = producer._message_accumulator
+    kept.reenqueue(kept._pop_batch(TopicPartition(topic, 0)))
+    await bury(producer)
+    with pytest.raises(KafkaError):
+        await sent
+    await asyncio.sleep(0)
+    assert faults == []
 
 
 # Kafka away

@@ -109,6 +109,7 @@ async def test_three_nodes_are_one(dsn: str, conn: asyncpg.Connection, tmp_path:
 
         nodes.nodes[2].process.kill()
         assert await nodes.nodes[1].stop() == 0
+        assert '"level": "error"' not in nodes.nodes[1].log.partition("draining")[2], "it ends in silence"
         await becomes(lambda: devices(nodes, 7, 0), {"device-0"})
         nodes.nodes[1:] = []
         await publish(nodes, 7, id="last")

@@ -135,6 +135,7 @@ async def settled(node: NodeProcess) -> tuple[bool, int]:
     return max(ages) < 10, round(now[named("applause_presence_nodes{trust=sure}")])
 
 
+@pytest.mark.timeout(300)
 async def test_everything_dies_and_freezes_under_load(ground: Ground, tmp_path: Path) -> None:
     """A node is frozen beyond its lease; meanwhile Valkey and Kafka are killed and frozen, and another node is killed.
     Then PostgreSQL is killed, and frozen."""
@@ -175,6 +176,7 @@ async def test_everything_dies_and_freezes_under_load(ground: Ground, tmp_path: 
         thaw(ground.postgres_dir)
 
 
+@pytest.mark.timeout(300)
 async def test_each_node_is_cut_off_from_another_service_under_load(ground: Ground, tmp_path: Path) -> None:
     """The first from PostgreSQL, the second from Valkey, the third from Kafka, for longer than a lease: each serves
     whom it can, and tells and hears what it can."""
