@@ -53,4 +53,7 @@ MESSAGING_CHECKS: Final[dict[str, str]] = {
         SELECT b.blocker_id, b.blocked_id FROM blocks b LEFT JOIN users u ON u.id = b.blocker_id
         LEFT JOIN users o ON o.id = b.blocked_id
         WHERE b.blocker_id = b.blocked_id OR u.id IS NULL OR o.id IS NULL""",
+    "somebody has blocked others, and their row does not say so": """
+        SELECT u.id AS user_id, u.has_blocked FROM users u
+        WHERE u.has_blocked <> EXISTS (SELECT FROM blocks b WHERE b.blocker_id = u.id)""",
 }

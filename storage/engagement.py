@@ -22,7 +22,8 @@ QUIET = "coalesce(c.last_paid_at < clock_timestamp() - interval '1 second', true
 
 LIST_CONCERNED = f"""
 SELECT d.video_id, d.kind, v.owner_id, v.title, o.followers_count, {QUIET} AS quiet,
-    coalesce(c.total, 0) + coalesce(w.change, 0) AS total
+    coalesce(c.total, 0) + coalesce(w.change, 0) AS total,
+    o.has_blocked
 FROM unnest($1::text[], $2::smallint[]) AS d(video_id, kind)
 JOIN videos v ON v.id = d.video_id AND v.deleted_at IS NULL
 JOIN users o ON o.id = v.owner_id
@@ -32,14 +33,15 @@ LEFT JOIN video_counters c ON c.video_id = d.video_id AND c.kind = d.kind
 
 
 class Concerned(NamedTuple):
-    """Whose video it is, how many follow them, whether they may hear of this kind of engagement at once, and its total
-    with what waits to be settled."""
+    """Whose video it is, how many follow them, whether they may hear of this kind of engagement at once, its total with
+    what waits to be settled, and whether they have blocked anybody."""
 
     owner_id: int
     title: str
     followers: int
     quiet: bool
     total: int
+    has_blocked: bool
 
 
 async def list_concerned(conn: Connection, keys: Sequence[tuple[str, int]]) -> dict[tuple[str, int], Concerned]:

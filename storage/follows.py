@@ -24,15 +24,17 @@ class Reading(NamedTuple):
     following: bool | None
     counted: bool | None
     notified: bool | None
+    is_blocked: bool  # the followed does not want to hear of the follower
 
 
 READ = """
 SELECT clock_timestamp(), u.username, u.picture_url, u.following_count, o.followers_count,
-    f.following, f.counted, f.notified_at > clock_timestamp() - interval '24 hours'
+    f.following, f.counted, f.notified_at > clock_timestamp() - interval '24 hours', b.blocker_id IS NOT NULL
 FROM unnest($1::bigint[], $2::bigint[]) WITH ORDINALITY AS d(follower_id, followed_id, place)
 JOIN users u ON u.id = d.follower_id
 JOIN users o ON o.id = d.followed_id
 LEFT JOIN follows f ON f.follower_id = d.follower_id AND f.followed_id = d.followed_id
+LEFT JOIN blocks b ON b.blocker_id = d.followed_id AND b.blocked_id = d.follower_id
 ORDER BY d.place
 """
 

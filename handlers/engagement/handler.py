@@ -30,7 +30,7 @@ from handlers.errors import Refusal
 from handlers.keys import Keys
 from handlers.money import LYK, as_number
 from handlers.wire import encode
-from storage import accruals, comments, engagement, inbox, ledger
+from storage import accruals, blocks, comments, engagement, inbox, ledger
 from storage.accruals import Accrual
 from storage.comments import StoredComment
 from storage.engagement import Concerned, CounterChange, Reading, StoredEngagement
@@ -43,11 +43,12 @@ if TYPE_CHECKING:
 @dataclass(slots=True)
 class EngagementConcern:
     """Whose videos the deeds are about, and the heads to lock: actors, and `told`: owners of what is commented on, and
-    creators who are quiet."""
+    creators who are quiet. `blocked`: (owner, actor) where the owner does not want to hear of the actor."""
 
     videos: dict[VideoKind, Concerned]
     user_ids: set[int]
     told: set[int]
+    blocked: set[tuple[int, int]]
 
 
 class Ready(NamedTuple):
@@ -83,7 +84,14 @@ class EngagementHandler:
         told = {video.owner_id for (_, kind), video in videos.items() if kind == COMMENT}
         if len(deeds) <= self._prompt_batch:
             told |= {video.owner_id for video in videos.values() if video.quiet}
-        return EngagementConcern(videos, told.union([deed.user_id for deed in deeds]), told)
+        # Hardly anybody has blocked somebody: whoever has is asked for by name.
+        asked = {
+            (video.owner_id, deed.user_id)
+            for deed in deeds
+            if (video := videos.get(_place(deed))) is not None and video.has_blocked
+        }
+        blocked = await blocks.list_blocks(conn, asked) if asked else set[tuple[int, int]]()
+        return EngagementConcern(videos, told.union([deed.user_id for deed in deeds]), told, blocked)
 
     async def run(
         self, conn: Connection, deeds: Sequence[Deed], concern: EngagementConcern, heads: dict[int, int]
@@ -97,7 +105,7 @@ class EngagementHandler:
             readings = await engagement.list_readings(conn, [each.key for each in ready], with_creators=with_creators)
             now = readings[0].now
             assert now is not None, "the first row has it"
-            batch = _Batch(self._awards(), heads, now)
+            batch = _Batch(self._awards(), heads, concern.blocked, now)
             if commented := dict.fromkeys((r.deed.user_id, r.place[0]) for r in ready if r.place[1] == COMMENT):
                 batch.read_paid_days(await comments.list_paid_days(conn, list(commented)))
             batch.answer_all(ready, readings, answers)
@@ -131,8 +139,9 @@ def _ready(deeds: Sequence[Deed], concern: EngagementConcern, heads: dict[int, i
 class _Batch:
     """One batch under its locks: the books, the request keys, and what is to be written."""
 
-    def __init__(self, awards: Awards, heads: dict[int, int], now: datetime) -> None:
+    def __init__(self, awards: Awards, heads: dict[int, int], blocked: set[tuple[int, int]], now: datetime) -> None:
         self._heads = heads
+        self._blocked = blocked
         self._books = Books(awards=awards, accounts={}, counters={}, engagements={})
         self._keys = Keys()
         self._touched: dict[rules.EngagementKey, int] = {}  # -> the creator of its video
@@ -207,6 +216,7 @@ class _Batch:
             owner_followers=video.followers,
             origin=f"{deed.user_id}/{deed.action_id}/{self._moment}",
             text=deed.request.text if kind == COMMENT else "",
+            is_blocked=bool(self._blocked) and (video.owner_id, deed.user_id) in self._blocked,
         )
 
     async def write(self, conn: Connection) -> list[Delivered]:

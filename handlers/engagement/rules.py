@@ -103,6 +103,7 @@ class Intent(Note):
     owner_followers: int
     origin: str  # names the request key: ids of what it creates derive from it
     text: str = ""  # of a comment
+    is_blocked: bool = False  # the owner does not want to hear of the actor
 
 
 class Payment(Note):
@@ -214,7 +215,7 @@ def _comment(books: Books, intent: Intent) -> Outcome:
     books.counters[place].total += 1
     books.counted[place] = books.counted.get(place, 0) + 1
     books.comments.append(intent)
-    if intent.actor_id != intent.owner_id:
+    if intent.actor_id != intent.owner_id and not intent.is_blocked:
         _tell(books, intent)
     reason = _comment_reason(books, intent)
     points = balance = 0
@@ -268,6 +269,8 @@ def _creator_points(awards: Awards, intent: Intent, engagement: Engagement) -> i
 def _is_told(intent: Intent, engagement: Engagement, change: int) -> bool:
     """Whether the owner is told: of something new, and once in 24 h per actor and video."""
     if intent.kind not in TOLD_OF or not change or engagement.notified or intent.actor_id == intent.owner_id:
+        return False
+    if intent.is_blocked:
         return False
     engagement.notified = engagement.notified_now = True
     return True

@@ -82,7 +82,9 @@ def _books(counts_follows: bool, readings: dict[Deed, Reading], heads: dict[int,
         following={deed.user_id: reading.user_following for deed, reading in readings.items()},
         followers={deed.request.user_id: reading.followers for deed, reading in readings.items()},
         follows={
-            _pair(deed): Follow(bool(reading.following), bool(reading.counted), bool(reading.notified))
+            _pair(deed): Follow(
+                bool(reading.following), bool(reading.counted), bool(reading.notified), is_blocked=reading.is_blocked
+            )
             for deed, reading in readings.items()
         },
     )

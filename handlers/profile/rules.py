@@ -15,6 +15,7 @@ class Follow:
     counted: bool = False
     notified: bool = False
     notified_now: bool = False
+    is_blocked: bool = False  # the followed does not want to hear of it
 
 
 @dataclass(slots=True)
@@ -73,7 +74,7 @@ def decide(books: Books, pair: Pair, *, follows: bool, origin: str) -> bool:
     follow.following = follows
     _count(books, pair, follow)
     books.changed.add(pair)
-    if follows and not follow.notified:
+    if follows and not (follow.notified or follow.is_blocked):
         follow.notified = follow.notified_now = True
         _tell(books, pair, origin)
     return False

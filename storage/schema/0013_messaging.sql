@@ -47,6 +47,9 @@ CREATE TABLE blocks (
     PRIMARY KEY (blocker_id, blocked_id)
 );
 
+-- Whether they have blocked anybody: who likes a video reads its owner's row anyway, and hardly ever looks further.
+ALTER TABLE users ADD has_blocked boolean NOT NULL DEFAULT false;
+
 -- What waits to be told to a large group: insert-only, emptied by the settler. A row says that there is a message, or
 -- that a reader's pointer has moved; how far, the conversation and the participant say.
 CREATE TABLE gathered (
@@ -70,4 +73,5 @@ CREATE TYPE read_row AS (
 
 -- migrate:down
 DROP TYPE read_row, send_row, participant_row, conversation_row, message_row;
+ALTER TABLE users DROP has_blocked;
 DROP TABLE gathered, blocks, messages, participants, conversations;

@@ -22,6 +22,7 @@ NOBODY: Final = "somebody takes part in nothing, or is nobody"
 DIRECT: Final = "a direct conversation is not that of two"
 PAIRS: Final = "two have more than one direct conversation"
 WAITS: Final = "messages wait to be told, and nobody knows"
+FLAG: Final = "somebody has blocked others, and their row does not say so"
 BLOCKS: Final = "somebody has blocked themselves, or nobody"
 
 PAIR: Final = direct_id(1, 2)  # four messages, the last one 2's, read up to the second by 1
@@ -88,7 +89,10 @@ FAULTS: Final = [
     ),
     fault("forgotten previews", "DELETE FROM gathered", WAITS),
     fault("told too little", f"UPDATE conversations SET previewed_number = 3 WHERE id = '{PAIR}'", WAITS),
-    fault("blocked by themselves", "UPDATE blocks SET blocker_id = 1", BLOCKS),
+    fault("blocked by themselves", "UPDATE blocks SET blocked_id = 5", BLOCKS),
+    fault("blocked by nobody", "UPDATE blocks SET blocker_id = 404", BLOCKS, FLAG),
+    fault("a forgotten block", "UPDATE users SET has_blocked = false", FLAG),
+    fault("a block that is none", "DELETE FROM blocks", FLAG),
     fault("nobody is blocked", "UPDATE blocks SET blocked_id = 404", BLOCKS),
 ]  # fmt: skip
 
