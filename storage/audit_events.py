@@ -15,7 +15,7 @@ EVENTS_CHECKS: Final[dict[str, str]] = {
     # A copy's id begins the fingerprint of what it is a copy of. Those of trimmed inboxes are gone.
     "a copied event is of none that was taken, or more have it than was answered": """
         SELECT i.id, i.event_id, e.source, count(*) AS copies, e.accepted FROM inbox i
-        LEFT JOIN ingested_events e ON e.id = i.event_id AND encode(substr(e.fingerprint, 1, 16), 'hex')::uuid = i.id
+        LEFT JOIN ingested_events e ON e.id = i.event_id AND substr(e.fingerprint, 1, 16) = uuid_send(i.id)
         WHERE i.event_id IS NOT NULL GROUP BY i.id, i.event_id, e.source, e.accepted
         HAVING e.source IS NULL OR count(*) > e.accepted""",
     # Of those whose inbox was never trimmed, all who were gone through have it; and nobody else has.

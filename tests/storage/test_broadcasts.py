@@ -138,7 +138,7 @@ async def test_a_page_of_large_events_is_short_but_never_empty(conn: asyncpg.Con
 
 
 async def test_a_shared_event_is_dated_when_it_was_stored_whatever_its_own_timestamp(conn: asyncpg.Connection) -> None:
-    for seq, store in enumerate((share, copy), 1):
+    for seq, store in enumerate((share, copied), 1):
         await store(conn, 1, seq, BODY._replace(timestamp=NOW - timedelta(days=9999)))
     assert await conn.fetchval("SELECT bool_and(created_at > now() - interval '1 minute') FROM inbox")
 
