@@ -8,6 +8,7 @@ from storage.audit_access import ACCESS_CHECKS
 from storage.audit_actions import ACTIONS_CHECKS, UPLOADS_AWARD
 from storage.audit_events import EVENTS_CHECKS
 from storage.audit_messaging import MESSAGING_CHECKS
+from storage.audit_push import PUSH_CHECKS
 from storage.audit_spending import SPENDING_CHECKS
 from storage.ledger import ISSUANCE
 from storage.requests import KEPT_DAYS, KEPT_DAYS_OF_MONEY
@@ -119,6 +120,7 @@ CHECKS: Final[dict[str, str]] = {
     **EVENTS_CHECKS,
     **ACCESS_CHECKS,
     **MESSAGING_CHECKS,
+    **PUSH_CHECKS,
 }
 
 

@@ -11,7 +11,7 @@ from datetime import datetime
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 from uuid import UUID
 
-from storage import broadcasts, ledger
+from storage import broadcasts, ledger, push_due
 from storage.broadcasts import Body
 from storage.ledger import Entry
 from storage.statement import Write, columns, micros, moment_of
@@ -86,13 +86,14 @@ WHERE h.user_id = new.user_id
 
 
 def append(events: Sequence[StoredEvent], heads: Mapping[int, int]) -> list[Write]:
-    """The writes that store the events and move each head to its new `seq`.
+    """The writes that store the events, move each head to its new `seq`, and have those looked at who may be pushed.
 
     `heads` holds the last `seq` given out for each user, those of ledger entries included; the
     caller holds their locks.
     """
     rows = [(*event[:6], micros(event.created_at)) for event in events]
     writes = [Write(APPEND_EVENTS, (rows,))] if rows else []
+    writes += push_due.enter({event.user_id for event in events if push_due.is_pushable(event.event_type)})
     if heads:
         writes.append(Write(ADVANCE, (list(heads), list(heads.values()))))
     return writes
@@ -116,6 +117,9 @@ def append_shared(shared: Sequence[SharedRow], copied: Sequence[CopiedRow], head
     writes = [Write(APPEND_SHARED, (shared,))] if shared else []
     if copied:
         writes.append(Write(APPEND_COPIED, (copied,)))
+    pushable = {row.user_id for row in shared if push_due.is_pushable(row.event_type)}
+    pushable.update(row.user_id for row in copied if push_due.is_pushable(row.event_type))
+    writes += push_due.enter(pushable)
     if heads:
         writes.append(Write(ADVANCE, (list(heads), list(heads.values()))))
     return writes

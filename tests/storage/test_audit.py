@@ -15,6 +15,7 @@ from storage.audit_access import ACCESS_CHECKS
 from storage.audit_actions import ACTIONS_CHECKS
 from storage.audit_events import EVENTS_CHECKS
 from storage.audit_messaging import MESSAGING_CHECKS
+from storage.audit_push import PUSH_CHECKS
 from storage.audit_spending import SPENDING_CHECKS
 from tests.support.engagements import (
     CREATOR,
@@ -393,7 +394,7 @@ async def test_a_planted_fault_is_found(conn: asyncpg.Connection, sql: str, chec
 
 def test_each_check_has_a_fault_of_its_own() -> None:
     """Those of actions, spends and events have theirs in test_audit_actions.py and its kin."""
-    others = ACTIONS_CHECKS | SPENDING_CHECKS | EVENTS_CHECKS | ACCESS_CHECKS | MESSAGING_CHECKS
+    others = ACTIONS_CHECKS | SPENDING_CHECKS | EVENTS_CHECKS | ACCESS_CHECKS | MESSAGING_CHECKS | PUSH_CHECKS
     assert {fault.values[1][0] for fault in FAULTS} == CHECKS.keys() - others.keys()  # type: ignore[attr-defined]
 
 
