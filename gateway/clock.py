@@ -16,6 +16,7 @@ from handlers.engagement.totals import LiveTotals
 from handlers.events.applier import Applier
 from handlers.inbox.retention import Retention
 from handlers.messaging.settler import GroupSettler
+from handlers.push.job import PushJob
 from storage import heads, ingress, requests
 from storage.db import is_connection_lost, is_lock_timeout, is_retryable
 from storage.pool import Pool, session
@@ -37,6 +38,8 @@ PARTITIONS_EVERY_S: Final = 3600.0
 APPLY_EVERY_S: Final = 1.0
 TELL_GROUPS_EVERY_S: Final = 0.25
 TELL_GROUPS_REST_S: Final = 0.05
+PUSH_EVERY_S: Final = 0.5
+LEAVE_EVERY_S: Final = 0.05
 HISTORY_EVERY_S: Final = 2.0
 TOTALS_EVERY_S: Final = 0.5
 AWARDS_EVERY_S: Final = 0.5  # an operator's change holds on every node within a second
@@ -220,6 +223,42 @@ class InboxClock:
     async def _trim(self) -> None:
         async with session(self._pool) as conn:
             await self._retention.run(conn)
+
+
+class PushClock:
+    """Pushes to who is not there. `connect` opens the job's own session, a lane's: it locks heads, and its plans are as
+    old as it is."""
+
+    def __init__(self, *, connect: Callable[[], Awaitable[Connection]], job: PushJob) -> None:
+        self._connect = connect
+        self._job = job
+        self._session: Connection | None = None
+
+    async def push(self) -> None:
+        """Serve until cancelled."""
+        try:
+            went_well = True
+            while True:
+                await asyncio.sleep(LEAVE_EVERY_S if self._job.is_leaving else PUSH_EVERY_S)
+                went_well = await _attempt("push", self._push, went_well)
+        finally:
+            if self._session is not None:
+                self._session.terminate()
+
+    async def leave(self) -> None:
+        """Take nobody any more, and return when it is written down what has become of all who are being told."""
+        self._job.is_leaving = True
+        while self._job.in_flight:
+            await asyncio.sleep(LEAVE_EVERY_S)
+
+    async def _push(self) -> None:
+        if self._session is None or self._session.is_closed():
+            self._session = await self._connect()
+        try:
+            await self._job.run(self._session)
+        except BaseException:
+            self._session.terminate()  # whatever it was in the middle of
+            raise
 
 
 async def _when_woken(name: str, now: asyncio.Event, every_s: float, chore: Callable[[], Awaitable[None]]) -> None:

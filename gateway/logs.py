@@ -65,6 +65,8 @@ EVENTS: Final = {
     "jwks_recovered": "and now they could",
     "revocations_unknown": "who was revoked could not be read",
     "vitals_failed": "the look at the books or at what waits to be settled failed, and is tried again",
+    # pushes
+    "push_provider_away": "the push provider takes nothing just now, or not from us; what waits for it is tried again",
     # the books
     "audit_finding": "the rolling audit found an account whose books do not hold: look at once, with `applause audit`",
 }

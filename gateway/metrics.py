@@ -12,7 +12,7 @@ import platform
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, get_args
 
 from prometheus_client import CollectorRegistry, ProcessCollector
 from prometheus_client.core import (
@@ -28,6 +28,7 @@ from fanout.broker_both import BothBrokers
 from fanout.counts import KafkaCounts, PresenceCounts
 from gateway.counts import OK, Acks, Histogram, HttpCounts
 from gateway.socket.connection import ASKED, CLOSING, LIVE, OPENED
+from handlers.push.provider import Result
 
 if TYPE_CHECKING:
     from fanout.broker import Broker
@@ -43,6 +44,7 @@ if TYPE_CHECKING:
     from handlers.engagement.settler import Settler
     from handlers.inbox.retention import Retention
     from handlers.messaging.settler import GroupSettler
+    from handlers.push.job import PushJob
 
 NAMESPACE: Final = "applause"
 PHASES: Final = {OPENED: "handshake", ASKED: "arriving", LIVE: "live", CLOSING: "closing"}
@@ -325,6 +327,19 @@ def of_pool(pool: Any) -> Reading:
         yield _gauge("pool_connections_max", "As many may be open.", pool.get_max_size())
         waiting = getattr(getattr(pool, "_queue", None), "_getters", ())
         yield _gauge("pool_waiting", "Requests that wait for a connection.", len(waiting))
+
+    return read
+
+
+def of_push(job: PushJob) -> Reading:
+    """Pushes to users with no connection."""
+
+    def read() -> Iterator[Metric]:
+        results = dict.fromkeys(get_args(Result), 0) | job.results
+        yield _counter("pushes", "Pushes by what the provider made of them.", results, "result")
+        looks = dict.fromkeys(("pushed", "quiet", "connected"), 0) | job.looks
+        yield _counter("push_looks", "Times that a user was looked at, by what came of it.", looks, "result")
+        yield _gauge("push_in_flight", "Users who are being told.", job.in_flight)
 
     return read
 

@@ -21,6 +21,7 @@ import msgspec
 
 from fanout.line import MOST_WORKERS
 from gateway import failpoints
+from handlers.events.rules import RESERVED_TYPES
 from handlers.money import MAX_MINOR
 
 PREFIX: Final = "APPLAUSE_"
@@ -31,6 +32,8 @@ WELL_KNOWN: Final = {
 }
 SECRETS: Final = frozenset({"database.url", "redis.url", "auth.secret", "auth.previous_secret"})
 MIN_SECRET_BYTES: Final = 16  # RFC 7518 asks for 32 with HS256, as generated ones have; many in use are shorter
+
+NEVER_PUSHED: Final = RESERVED_TYPES - {"message_preview"}
 
 Count = Annotated[int, msgspec.Meta(ge=1)]
 CountOrOff = Annotated[int, msgspec.Meta(ge=0)]
@@ -165,6 +168,34 @@ class Messages(_Section, frozen=True):
     gather_above: Annotated[int, msgspec.Meta(ge=2, le=64)] = 16
 
 
+class Push(_Section, frozen=True):
+    """Of users with no connection."""
+
+    # Who brings pushes: nobody; a file that they are written to, texts and all; Firebase Cloud Messaging.
+    provider: Literal["", "recording", "fcm"] = ""
+    recording_file: str = ""  # of `recording`; empty: pushes.jsonl in data_dir
+    fcm_credentials_file: str = ""  # the service account's key, as Google gives it (JSON)
+    fcm_url: str = "https://fcm.googleapis.com"
+    # What is pushed: `message_preview` and notifications. Of types of an app's own, those with `title` and `body` in
+    # their data show these, others show nothing and are the app's to put into words.
+    types: tuple[Name, ...] = (
+        "message_preview",
+        "video_like",
+        "video_share",
+        "video_comment",
+        "profile_followed",
+        "follow_request",
+        "live_stream_started",
+    )
+    after_s: Annotated[float, msgspec.Meta(ge=0, le=3_600)] = 2  # a phone that is just coming back is not pushed
+    max_age_s: Annotated[float, msgspec.Meta(ge=1, le=2_419_200)] = 86_400  # what is older is not news
+    most_events: Annotated[int, msgspec.Meta(ge=1, le=100)] = 20  # that one look tells somebody of, the newest
+    in_flight: Annotated[int, msgspec.Meta(ge=1, le=1_000)] = 50  # users who are told at once
+    timeout_s: Annotated[float, msgspec.Meta(ge=0.1, le=60)] = 10  # of one push
+    devices_per_user: Annotated[int, msgspec.Meta(ge=1, le=1_000)] = 20
+    max_token_chars: Annotated[int, msgspec.Meta(ge=1, le=65_536)] = 4_096
+
+
 class Wallet(_Section, frozen=True):
     # The most that one gift, boost, deduction, correction, price or award may be, in whole units of its currency.
     max_amount: Annotated[int, msgspec.Meta(ge=1, le=MAX_MINOR // 100)] = 1_000_000
@@ -206,6 +237,7 @@ class Settings(_Section, frozen=True):
     inbox: Inbox = Inbox()
     events: Events = Events()
     messages: Messages = Messages()
+    push: Push = Push()
     wallet: Wallet = Wallet()
     cluster: Cluster = Cluster()
     drain: Drain = Drain()
@@ -406,6 +438,13 @@ def _check_together(settings: Settings, problems: list[str]) -> None:
         problems.append(
             "redis.url: needs kafka.bootstrap_servers, since only nodes that talk through Kafka ask Redis who is where"
         )
+    if settings.push.provider == "fcm" and not settings.push.fcm_credentials_file:
+        problems.append("push.fcm_credentials_file: needed with push.provider = fcm")
+    if not _is_plain_url(settings.push.fcm_url):
+        problems.append("push.fcm_url: begins with https:// (or http://), without user and password")
+    unpushable = NEVER_PUSHED.intersection(settings.push.types)
+    if unpushable:
+        problems.append(f"push.types: {', '.join(sorted(unpushable))} is never pushed")
     if settings.socket.send_queue_bytes < settings.socket.max_message_bytes:
         problems.append("socket.send_queue_bytes: at least socket.max_message_bytes")
     if settings.lane.queue < settings.lane.batch:

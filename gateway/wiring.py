@@ -22,7 +22,7 @@ from fanout.presence import Held, Presence
 from fanout.publisher import Publisher
 from gateway import failpoints, metrics
 from gateway.auth import Authenticator
-from gateway.clock import Clock, GroupClock, InboxClock
+from gateway.clock import Clock, GroupClock, InboxClock, PushClock
 from gateway.console.demo import Demo
 from gateway.counts import HttpCounts
 from gateway.dispatch import Dispatch
@@ -41,6 +41,7 @@ from gateway.lane import Lane
 from gateway.limits import TokenBuckets
 from gateway.names import new_name
 from gateway.proxies import Proxies
+from gateway.push.wiring import job_of, provider_of
 from gateway.routes import (
     AWARD,
     ENGAGEMENT,
@@ -91,6 +92,8 @@ from handlers.messaging.handler import MessagingHandler
 from handlers.messaging.settler import GroupSettler
 from handlers.messaging.typing import Typing
 from handlers.profile.handler import ProfileHandler
+from handlers.push.handler import DevicesHandler
+from handlers.push.job import PushJob
 from handlers.uploads.handler import UploadHandler
 from handlers.wallet.handler import WalletHandler
 from handlers.wallet.spending import SpendingHandler
@@ -145,6 +148,8 @@ class Node:
         self._failpoints = Failpoints(failpoints.parse(settings.failpoints))
         self._intake: IntakeDoor | None = None
         self._egress: EgressPublisher | None = None
+        self._push: PushJob | None = None
+        self._push_clock: PushClock | None = None
 
     async def start(self, stack: AsyncExitStack, *, demo: bool) -> None:
         """Open the pool, join the other nodes, start the services and listen."""
@@ -172,6 +177,7 @@ class Node:
         self._start_egress()
         self._start_clock()
         self._start_inbox_clock()
+        self._start_push(stack)
         authenticator = await self._start_authenticator()
         handlers = self._handlers(inbox, await self._start_access())
         client_app = self._client_app(authenticator)
@@ -369,6 +375,16 @@ class Node:
         self._supervisor.start("broadcasts", clock.apply_broadcasts())
         self._supervisor.start("retention", clock.trim_inboxes(kept.trim_every_s))
 
+    def _start_push(self, stack: AsyncExitStack) -> None:
+        """Who is not connected is told by somebody else, where there is anybody."""
+        provider = provider_of(self._settings, self._supervisor)
+        if provider is None:
+            return
+        stack.push_async_callback(provider.close)
+        self._push = job_of(self._settings, provider, self._supervisor, self._devices_of)
+        self._push_clock = PushClock(connect=self._connect_lane, job=self._push)
+        self._supervisor.start("push", self._push_clock.push())
+
     def _handlers(self, inbox: InboxHandler, access: AccessHandler) -> Handlers:
         """Everybody who answers outside the lane."""
         settings, pool = self._settings, self._pool
@@ -388,6 +404,11 @@ class Node:
                 pool=pool,
                 deliver=self._publisher.events,
                 most_participants=settings.messages.max_participants,
+            ),
+            devices=DevicesHandler(
+                pool=pool,
+                most_devices=settings.push.devices_per_user,
+                most_token_chars=settings.push.max_token_chars,
             ),
         )
 
@@ -428,10 +449,12 @@ class Node:
     def _metrics(self, socket_door: SocketDoor, http_counts: HttpCounts) -> CollectorRegistry:
         intake = [] if self._intake is None else [metrics.of_intake(self._intake.counts)]
         egress = [] if self._egress is None else [metrics.of_egress(self._egress.counts)]
+        push = [] if self._push is None else [metrics.of_push(self._push)]
         return metrics.registry(
             [
                 *intake,
                 *egress,
+                *push,
                 metrics.of_socket(socket_door, self._hub),
                 metrics.of_acks({"socket": self._dispatch.on_socket, "http": self._dispatch.on_http}),
                 metrics.of_http(http_counts),
@@ -501,6 +524,9 @@ class Node:
     async def _connections_of(self, user_id: int) -> list[Held]:
         return await self._presence.connections_of(user_id)
 
+    async def _devices_of(self, user_id: int) -> list[str]:
+        return [each.device_id for each in await self._connections_of(user_id)]
+
     # -- coming and going ------------------------------------------------------------------------
 
     def _admit(self) -> Refused | None:
@@ -529,6 +555,8 @@ class Node:
                 if self._intake is not None:
                     await self._intake.leave()
                 await self._lane.drained()
+                if self._push_clock is not None:
+                    await self._push_clock.leave()
         except TimeoutError:
             log.warning("drain_gave_up", waiting=self._lane.depth)
         await asyncio.sleep(DRAIN_POLL_S)  # acknowledgements leave at the end of the turn

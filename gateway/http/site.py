@@ -13,6 +13,7 @@ from gateway.http.actions import action_routes
 from gateway.http.bulk import bulk_routes
 from gateway.http.catalogue import catalogue_routes
 from gateway.http.conversations import conversation_routes
+from gateway.http.devices import device_routes
 from gateway.http.directory import directory_routes
 from gateway.http.door import Door
 from gateway.http.events import Underway, event_routes
@@ -29,6 +30,7 @@ from handlers.inbox.handler import InboxHandler
 from handlers.inbox.notifications import NotificationsHandler
 from handlers.keys import Outcomes
 from handlers.messaging.conversations import ConversationsHandler
+from handlers.push.handler import DevicesHandler
 from handlers.wallet.handler import WalletHandler
 
 
@@ -45,6 +47,7 @@ class Handlers(NamedTuple):
     notifications: NotificationsHandler
     outcomes: Outcomes
     conversations: ConversationsHandler
+    devices: DevicesHandler
 
 
 def site_routes(
@@ -62,6 +65,7 @@ def site_routes(
         *notification_routes(door, handlers.notifications, know_user=know_user),
         *event_routes(door, publish=actions.publish, limits=event_limits, underway=underway),
         *conversation_routes(door, handlers.conversations, actions=actions, know_user=know_user),
+        *device_routes(door, handlers.devices, know_user=know_user),
         *action_routes(
             door,
             actions=actions,

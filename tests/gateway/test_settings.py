@@ -113,6 +113,9 @@ def test_a_value_out_of_bounds_is_an_error_that_names_its_key(name: str, value: 
         ({"DATABASE_URL": "mysql://db"}, "database.url: begins with postgresql://"),
         ({"APPLAUSE_SOCKET__MAX_MESSAGE_BYTES": "2000000"}, "socket.send_queue_bytes: at least"),
         ({"APPLAUSE_LANE__QUEUE": "10"}, "lane.queue: at least lane.batch"),
+        ({"APPLAUSE_PUSH__PROVIDER": "fcm"}, "push.fcm_credentials_file: needed"),
+        ({"APPLAUSE_PUSH__FCM_URL": "fcm.example"}, "push.fcm_url: begins with https://"),
+        ({"APPLAUSE_PUSH__TYPES": "video_like,points_earned"}, "push.types: points_earned is never pushed"),
     ],
 )
 def test_values_have_to_fit_each_other(environ: dict[str, str], said: str) -> None:

@@ -1,0 +1,146 @@
+"""Spec 7 over real sockets: a phone that is away is told by a push, once; one that is there is not."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.journeys.conftest import checked
+from tests.support.clients import PATIENCE_S, Phone
+from tests.support.scrape import named, scrape
+from tests.support.server import Gateway, running
+from tests.support.stage import Stage, action_id
+
+SETTINGS = {"PUSH__PROVIDER": "recording", "PUSH__AFTER_S": 0.5}
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Gateway]:
+    gateway = Gateway(tmp_path_factory.mktemp("push") / "data", **SETTINGS)
+    gateway.start()
+    yield gateway
+    assert gateway.stop() == 0
+    assert "Traceback" not in gateway.log, gateway.log[-4000:]
+    for secret in ("the-token", "psst"):
+        assert secret not in gateway.log
+
+
+@pytest.fixture
+async def stage(server: Gateway) -> AsyncIterator[Stage]:
+    async with checked(Stage(server)) as stage:
+        yield stage
+
+
+def pushes(server: Gateway, token: str) -> list[Any]:
+    """What was brought to a device so far."""
+    file: Path = server.data_dir / "pushes.jsonl"
+    lines = file.read_text().splitlines() if file.exists() else []
+    told = [json.loads(line)["message"] for line in lines]
+    return [message for message in told if message["token"] == token]
+
+
+async def register(stage: Stage, user: int, device: str = "phone-1") -> str:
+    token = f"the-token-{user}-{device}"
+    body = {"deviceId": device, "token": token, "platform": "android"}
+    answer = await stage.server.ask("POST", "/v1/devices", body, token=stage.server.token(user))
+    assert answer.status == 204, answer
+    return token
+
+
+async def say(phone: Phone, conversation: str, **message: str) -> None:
+    await phone.do("message:send", conversationId=conversation, actionId=action_id(), **message)
+
+
+async def looked_at(stage: Stage) -> None:
+    """Nobody is due any more."""
+    async with stage.server.database() as conn, asyncio.timeout(PATIENCE_S):
+        while await conn.fetchval("SELECT EXISTS (SELECT FROM push_due)"):
+            await asyncio.sleep(0.05)
+
+
+async def test_a_phone_that_is_away_is_told_once_and_one_that_is_there_is_not(stage: Stage) -> None:
+    ana, away, there = [await stage.person() for _ in range(3)]
+    tokens = {user: await register(stage, user) for user in (away, there)}
+    phone = await stage.phone(ana)
+    listening = await stage.js_phone(there, deviceId="phone-1")
+    ids = {}
+    for user in (away, there):
+        answer = await stage.server.ask(
+            "POST", "/v1/conversations", {"participantIds": [user]}, token=stage.server.token(ana)
+        )
+        ids[user] = answer.body["conversationId"]
+        await say(phone, ids[user], messageType="text", content="psst")
+    await listening.told("message_preview")
+    await looked_at(stage)
+    [message] = pushes(stage.server, tokens[away])
+    assert message["notification"] == {"title": f"user_{ana}", "body": "psst"}
+    assert message["data"]["conversationId"] == ids[away]
+    assert pushes(stage.server, tokens[there]) == []
+    async with stage.server.database() as conn:
+        await conn.execute("INSERT INTO push_due SELECT user_id FROM push_devices ON CONFLICT DO NOTHING")
+    await looked_at(stage)
+    assert len(pushes(stage.server, tokens[away])) == 1
+    await listening.close()
+    await stage.gone(there)
+    await say(phone, ids[there], messageType="image", mediaUrl="https://x/y")
+    await looked_at(stage)
+    [message] = pushes(stage.server, tokens[there])
+    assert (message["notification"]["body"], message["data"]["unreadCount"]) == ("📷 Photo", "2")
+
+
+async def test_somebody_whose_phone_comes_back_in_time_is_not_pushed(stage: Stage) -> None:
+    user = await stage.person()
+    token = await register(stage, user)
+    phone = await stage.phone(user, deviceId="phone-1")
+    await phone.close()
+    await stage.gone(user)
+    body = {"id": action_id(), "type": "follow_request", "recipientIds": [user], "data": {"actorUsername": "ana"}}
+    assert (await stage.server.ask("POST", "/v1/events", body)).status == 200
+    await stage.phone(user, deviceId="phone-1", lastSeq="0")
+    await looked_at(stage)
+    assert pushes(stage.server, token) == []
+
+
+async def test_who_logs_out_is_told_nothing(stage: Stage) -> None:
+    user = await stage.person()
+    token, kept = await register(stage, user), await register(stage, user, "tablet")
+    answer = await stage.server.ask("DELETE", "/v1/devices/phone-1", token=stage.server.token(user))
+    assert answer.status == 204
+    body = {"id": action_id(), "type": "follow_request", "recipientIds": [user], "data": {"actorUsername": "ana"}}
+    assert (await stage.server.ask("POST", "/v1/events", body)).status == 200
+    await looked_at(stage)
+    assert pushes(stage.server, token) == []
+    assert [message["notification"]["body"] for message in pushes(stage.server, kept)] == [
+        "ana would like to follow you"
+    ]
+
+
+async def test_who_is_due_when_a_node_dies_is_told_by_the_next(tmp_path: Path) -> None:
+    async with running(tmp_path / "data", PUSH__PROVIDER="recording", PUSH__AFTER_S=2) as server:
+        stage = Stage(server)
+        user = await stage.person()
+        token = await register(stage, user)
+        body = {"id": action_id(), "type": "follow_request", "recipientIds": [user], "data": {}}
+        assert (await server.ask("POST", "/v1/events", body)).status == 200
+        server.kill()
+        assert pushes(server, token) == []
+        await asyncio.to_thread(server.start)
+        await looked_at(stage)
+        assert len(pushes(server, token)) == 1
+        body["id"] = action_id()
+        assert (await server.ask("POST", "/v1/events", body)).status == 200
+        await looked_at(stage)
+        server.kill()
+        await asyncio.to_thread(server.start)
+        await looked_at(stage)
+        assert len(pushes(server, token)) == 2
+        assert await server.findings() == []
+        samples = await scrape(server.url)
+        assert samples[named("applause_push_in_flight")] == 0
+        assert named("applause_push_looks_total{result=pushed}") in samples
+        assert named("applause_pushes_total{result=sent}") in samples
