@@ -200,7 +200,7 @@ async def test_who_was_revoked_is_silent_until_they_register_anew(
     token = await phones.register(1, jti="the-token")
     other = await phones.register(1, "tablet", jti="another")
     await phones.tell(1)
-    await access.revoke(RevokeRequest(user_id=1) if what == "user" else RevokeRequest(jti="the-token"))
+    await access.revoke(RevokeRequest(user_id=1) if what == "user" else RevokeRequest(jti="the-token"), "tests")
     await phones.push()
     assert phones.provider.seqs(token) == []
     assert phones.provider.seqs(other) == ([] if what == "user" else [1])
