@@ -6,11 +6,16 @@ import re
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
+from tests.support.console import fresh_page, running_demo
 from tests.support.server import Gateway
 from tests.support.stage import Stage
+
+if TYPE_CHECKING:
+    from playwright.async_api import Page
 
 
 @pytest.fixture(scope="session")
@@ -73,3 +78,17 @@ async def checked(stage: Stage) -> AsyncIterator[Stage]:
         await stage.check()
     finally:
         await stage.close()
+
+
+@pytest.fixture
+async def page() -> AsyncIterator[Page]:
+    """A page of a fresh browser; whatever it complains about in its console fails the test."""
+    async with fresh_page() as page:
+        yield page
+
+
+@pytest.fixture
+def base_url(tmp_path: Path) -> Iterator[str]:
+    """The address of a real `applause demo` with a data folder of its own."""
+    with running_demo(tmp_path) as base_url:
+        yield base_url

@@ -2,77 +2,14 @@
 
 from __future__ import annotations
 
-import os
-import shutil
-import signal
-import socket
-import subprocess
-import sys
-import time
-import urllib.error
-import urllib.request
-from collections.abc import AsyncIterator, Iterator
-from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.support.absence import not_run
+from tests.support.console import expect_state
 
 if TYPE_CHECKING:
     from playwright.async_api import Locator, Page
-
-BROWSERS: Final = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
-BROWSER_ARGS: Final = ("--no-sandbox", "--disable-gpu", "--disable-background-networking")
-START_S: Final = 60  # the first start initialises a database
-STOP_S: Final = 20
-PATIENCE_MS: Final = 15_000
-
-
-def browser_path() -> str:
-    """Where the system's Chromium is; skips, naming what is missing, where the journey can't run."""
-    found = next(filter(None, map(shutil.which, BROWSERS)), None)
-    if found is None:
-        not_run("browser", f"no browser: none of {', '.join(BROWSERS)} is on the PATH (apt-get install -y chromium)")
-    try:
-        import playwright  # noqa: F401
-    except ImportError:
-        not_run("browser", "the Python package `playwright` is missing (pip install playwright)")
-    return found
-
-
-@pytest.fixture
-async def page() -> AsyncIterator[Page]:
-    """A page of a fresh browser; whatever it complains about in its console fails the test."""
-    executable = browser_path()
-    from playwright.async_api import async_playwright
-
-    complaints: list[str] = []
-    async with async_playwright() as playwright:
-        browser = await playwright.chromium.launch(executable_path=executable, args=BROWSER_ARGS)
-        page = await browser.new_page(viewport={"width": 1440, "height": 900})
-        page.set_default_timeout(PATIENCE_MS)
-        page.on("pageerror", lambda error: complaints.append(str(error)))
-        page.on("console", lambda line: complaints.append(line.text) if line.type == "error" else None)
-        yield page
-        await browser.close()
-    assert complaints == []
-
-
-@pytest.fixture
-def base_url(tmp_path: Path) -> Iterator[str]:
-    """The address of a real `applause demo` with a data folder of its own."""
-    browser_path()  # before a server is started for nothing
-    port = _free_port()
-    command = [sys.executable, "-m", "gateway", "demo", "--port", str(port), "--data-dir", str(tmp_path / "data")]
-    log_path = tmp_path / "demo.log"
-    with log_path.open("wb") as log:
-        server = subprocess.Popen(command, stdout=log, stderr=log, env=_own_environment())
-    try:
-        _await_ready(server, f"http://127.0.0.1:{port}", log_path)
-        yield f"http://127.0.0.1:{port}"
-    finally:
-        _stop(server)
 
 
 @pytest.mark.browser
@@ -84,8 +21,8 @@ async def the_story(page: Page, base_url: str) -> None:
     """Everything that the page invites a visitor to try, in the page's own order."""
     await page.goto(f"{base_url}/")
     ada, grace = page.locator('[data-phone="viewer"]'), page.locator('[data-phone="creator"]')
-    await _expect_state(ada, "online")
-    await _expect_state(grace, "online")
+    await expect_state(ada, "online")
+    await expect_state(grace, "online")
     for phone in (ada, grace):
         await phone.locator('[data-at="spoken-balance"]', has_text="LYK").wait_for()
     first, second = await _videos(ada)
@@ -100,7 +37,7 @@ async def the_story(page: Page, base_url: str) -> None:
 
     # Grace is away; her inbox goes on, and she catches up
     await grace.locator('[data-do="switch"]').click()
-    await _expect_state(grace, "stopped")
+    await expect_state(grace, "stopped")
     await ada.locator(f'[data-video="{second}"] [data-do="like"]').click()
     await _expect_balance(ada, before[0] + 2)
     assert await _balance(grace) == before[1] + 1
@@ -111,7 +48,7 @@ async def the_story(page: Page, base_url: str) -> None:
 
     # liking again counts again and pays nobody; Ada is offline meanwhile, so her outbox does it
     await ada.locator('[data-do="switch"]').click()
-    await _expect_state(ada, "stopped")
+    await expect_state(ada, "stopped")
     heart = ada.locator(f'[data-video="{first}"] [data-do="like"]')
     await heart.click()
     await heart.click()
@@ -128,19 +65,19 @@ async def the_story(page: Page, base_url: str) -> None:
 async def test_what_was_tapped_offline_outlives_the_page_and_is_sent_once(base_url: str, page: Page) -> None:
     await page.goto(f"{base_url}/")
     ada, grace = page.locator('[data-phone="viewer"]'), page.locator('[data-phone="creator"]')
-    await _expect_state(ada, "online")
+    await expect_state(ada, "online")
     for phone in (ada, grace):
         await phone.locator('[data-at="spoken-balance"]', has_text="LYK").wait_for()
     first, second = await _videos(ada)
     before = await _balances(ada, grace)
     await ada.locator('[data-do="switch"]').click()
-    await _expect_state(ada, "stopped")
+    await expect_state(ada, "stopped")
     for video in (first, second):
         await ada.locator(f'[data-video="{video}"] [data-do="like"]').click()
     await ada.locator(f'[data-video="{first}"] [data-do="share"]').click()
 
     for _ in range(2):  # a reload changes nothing
-        await _expect_state(ada, "stopped")
+        await expect_state(ada, "stopped")
         await ada.locator('[data-at="banner"]', has_text="3 taps wait").wait_for()
         shown = await ada.locator('[data-at="outbox"] [data-at="text"]').all_text_contents()
         assert [row.split(" · ")[0] for row in shown] == ["Like", "Like", "Share"]
@@ -192,10 +129,6 @@ async def _videos(phone: Locator) -> tuple[str, str]:
     return first, second
 
 
-async def _expect_state(phone: Locator, state: str) -> None:
-    await phone.and_(phone.page.locator(f'[data-state="{state}"]')).wait_for()
-
-
 async def _balance(phone: Locator) -> float:
     """What is read out, in LYK: the visible number is still counting up."""
     spoken = await phone.locator('[data-at="spoken-balance"]').text_content() or ""
@@ -214,36 +147,3 @@ async def _expect_no_tokens(page: Page) -> None:
     shown = await page.locator("#wire").text_content() or ""
     assert '"token":"•••"' in shown
     assert shown.count('"token":') == shown.count('"token":"•••"')
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
-
-
-def _own_environment() -> dict[str, str]:
-    """Ours without what would lead the demo to another database or other settings."""
-    return {name: value for name, value in os.environ.items() if name != "DATABASE_URL" and "APPLAUSE_" not in name}
-
-
-def _await_ready(server: subprocess.Popen[bytes], base_url: str, log: Path) -> None:
-    deadline = time.monotonic() + START_S
-    while time.monotonic() < deadline and server.poll() is None:
-        try:
-            with urllib.request.urlopen(f"{base_url}/readyz", timeout=2):
-                return
-        except (urllib.error.URLError, OSError):
-            time.sleep(0.2)
-    pytest.fail(f"`applause demo` did not get ready (exit status {server.poll()}):\n{log.read_text()[-4000:]}")
-
-
-def _stop(server: subprocess.Popen[bytes]) -> None:
-    if server.poll() is None:
-        server.send_signal(signal.SIGTERM)
-    try:
-        server.wait(STOP_S)
-    except subprocess.TimeoutExpired:
-        server.kill()
-        server.wait()
