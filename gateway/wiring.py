@@ -205,7 +205,7 @@ class Node:
         socket_door = self._socket_door(client_app)
         app = self._site(socket_door, Door(verifier=authenticator, admit=handlers.access.admit), handlers)
         if demo:
-            await self._add_demo(app, handlers.directory)
+            await self._add_demo(app, handlers)
         stack.push_async_callback(self._supervisor.stop)  # after the doors, before what the services stand on
         stack.push_async_callback(self._broker.stop)  # it has tasks there: before they end it says what is gathered
         port = await listen(app, socket_door, self._wheel, settings, stack, is_shared=self._team is not None)
@@ -514,10 +514,16 @@ class Node:
             raise
         return conn
 
-    async def _add_demo(self, app: web.Application, directory: DirectoryHandler) -> None:
+    async def _add_demo(self, app: web.Application, handlers: Handlers) -> None:
         auth = self._settings.auth
         claims = {name: value for name, value in (("iss", auth.issuer), ("aud", auth.audience)) if value}
-        stage = Demo(directory=directory, secret=auth.secret, claims=claims)
+        stage = Demo(
+            directory=handlers.directory,
+            conversations=handlers.conversations,
+            carry_out=self._dispatch.carry_out,
+            secret=auth.secret,
+            claims=claims,
+        )
         await stage.seed()
         app.add_routes(stage.routes())
 
