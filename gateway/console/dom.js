@@ -1,4 +1,4 @@
-/** The DOM in four small words. */
+/** The DOM in five small words. */
 
 export const byId = (id) => document.getElementById(id);
 
@@ -14,6 +14,15 @@ export function spawn(tag, className, text = "") {
   element.className = className;
   element.textContent = text;
   return element;
+}
+
+/** Makes `elements` what the list holds, in this order; those that stay are not touched, so nobody reads them out again. */
+export function arrange(list, elements) {
+  const wanted = new Set(elements);
+  for (const child of [...list.children]) if (!wanted.has(child)) child.remove();
+  elements.forEach((element, index) => {
+    if (list.children[index] !== element) list.insertBefore(element, list.children[index] ?? null);
+  });
 }
 
 /** Starts a CSS animation again from its beginning. */

@@ -7,6 +7,7 @@
 import { connect, newActionId } from "./applause.js";
 import { spawn, stamp } from "./dom.js";
 import { calm, clock, money, signed } from "./format.js";
+import { Messages } from "./messages.js";
 import { PersonCard } from "./person.js";
 import { told, waiting } from "./told.js";
 import { VideoCard } from "./video.js";
@@ -81,6 +82,15 @@ export class Phone {
       user: user.userId,
       storage: sessionStorage,
     });
+    this.messages = new Messages({
+      client: this.client,
+      part,
+      user,
+      demo,
+      storage: sessionStorage,
+      tapped: (actionId) => this.#tap(actionId),
+      say: (text) => this.#say(text),
+    });
     this.#furnish();
     this.#fillFeed();
     this.#listen(wire.column(user.name));
@@ -89,7 +99,7 @@ export class Phone {
     this.open(user.role === "creator" ? "activity" : "feed");
   }
 
-  /** Shows one of the two panes. */
+  /** Shows one of the panes. */
   open(pane) {
     this.pane = pane;
     for (const each of this.element.querySelectorAll("[data-pane]")) each.hidden = each.dataset.pane !== pane;
@@ -97,6 +107,7 @@ export class Phone {
       tab.setAttribute("aria-current", String(tab.dataset.tab === pane));
     }
     if (pane === "activity") this.#countUnread(0);
+    this.messages.turn(pane === "messages");
   }
 
   #furnish() {
@@ -146,10 +157,14 @@ export class Phone {
 
   #act(event, payload) {
     const actionId = newActionId();
-    this.#since.set(actionId, this.client.state === "online" ? performance.now() : null);
+    this.#tap(actionId);
     this.client.act(event, { ...payload, actionId }).catch(({ message }) => {
       if (this.#since.delete(actionId)) this.#say(message);  // it was not even taken
     });
+  }
+
+  #tap(actionId) {
+    this.#since.set(actionId, this.client.state === "online" ? performance.now() : null);
   }
 
   /** Answers come here whether they are this page's or one's before a reload. */
@@ -159,7 +174,7 @@ export class Phone {
     this.figures.answered(since && performance.now() - since);
     const card = this.#cards.get(payload.videoId);
     if (card) card.answered(event, ack);
-    else this.person.answered(event, payload, ack);
+    else if (event !== "message:send") this.person.answered(event, payload, ack);
     this.tour.saw({ what: "answer", by: this.user.role, event, ack, waited: since === null });
   }
 
@@ -183,7 +198,7 @@ export class Phone {
   #showState(state) {
     this.element.dataset.state = state;
     this.part("state").textContent = STATES[state];
-    if (state === "stopped") this.#sayWaiting(this.client.outbox.length);
+    if (state === "stopped") this.#sayWaiting(this.client.outbox);
   }
 
   #showOutbox(actions) {
@@ -194,7 +209,7 @@ export class Phone {
     const rows = actions.slice(0, WAITING_SHOWN).map((action) => this.#waitingRow(waiting(action, this.demo)));
     if (more > 0) rows.push(spawn("li", "more", `and ${more} more`));
     this.part("outbox").replaceChildren(...rows);
-    if (this.client.state !== "online" && actions.length > 0) this.#sayWaiting(actions.length);
+    if (this.client.state !== "online" && actions.length > 0) this.#sayWaiting(actions);
   }
 
   #waitingRow({ icon, text }) {
@@ -204,17 +219,18 @@ export class Phone {
     return element;
   }
 
-  #sayWaiting(count) {
-    const taps = count === 1 ? "1 tap waits" : `${count} taps wait`;
-    this.#say(count > 0 ? `Offline. ${taps} in the outbox.` : "Offline. Taps wait in the outbox.", { stay: true });
+  #sayWaiting(actions) {
+    const count = actions.length;
+    const written = actions.every(({ event }) => event === "message:send");
+    const [noun, place] = written ? ["message", ""] : ["tap", " in the outbox"];  // they show their clocks anyway
+    const waiting = count === 1 ? `1 ${noun} waits` : `${count} ${noun}s wait`;
+    this.#say(count > 0 ? `Offline. ${waiting}${place}.` : "Offline. Taps wait in the outbox.", { stay: true });
   }
 
   async #readComments(videoId) {
     if (this.client.state !== "online") return null;
-    const token = await this.demo.token(this.user.userId, { fresh: false });
     const path = `v1/videos/${encodeURIComponent(videoId)}/comments?limit=20`;
-    const answer = await fetch(path, { headers: { authorization: `Bearer ${token}` } });
-    return answer.ok ? (await answer.json()).comments : null;
+    return this.demo.request(this.user.userId, path).then(({ data }) => data.comments, () => null);
   }
 
   /** On the first connect, and where the inbox could not bridge the gap, the state is fetched; else it is replayed. */
@@ -232,8 +248,8 @@ export class Phone {
       const lyk = balances.find(({ currency }) => currency === "LYK");
       if (this.#lastWalletSeq <= seq) this.balance.show(lyk?.balance ?? 0);  // else an event was faster
       if (from === 0) return;
-      const page = await this.client.ask("inbox:fetch", { afterSeq: Math.max(0, from - 20), limit: 20 });
-      const old = page.events.filter((envelope) => envelope.seq <= from);
+      const page = await this.client.ask("inbox:fetch", { afterSeq: Math.max(0, from - 100), limit: 100 });
+      const old = page.events.filter((envelope) => envelope.seq <= from && !isChat(envelope)).slice(-20);
       this.part("events").append(...old.map((envelope) => this.#row(envelope)).reverse());
       this.part("empty").hidden = this.part("events").childElementCount > 0;
     } catch {
@@ -255,8 +271,8 @@ export class Phone {
     }
     if (envelope.data.metadata?.videoId) this.#showTotals(envelope.data.metadata);
     if (envelope.type === "video_comment") this.#cards.get(envelope.data.videoId)?.refreshComments();
-    this.#keep(envelope, live);
-    if (live) this.#toast(envelope);
+    if (!isChat(envelope)) this.#keep(envelope, live);
+    if (live && this.#isNews(envelope)) this.#toast(envelope);
     this.figures.delivered();
     this.tour.saw({ what: "notification", by: this.user.role, type: envelope.type, live });
   }
@@ -287,8 +303,13 @@ export class Phone {
     return element;
   }
 
+  /** Not in the list that is open, nor of what was done here. */
+  #isNews({ type, eventType, data }) {
+    if (!isChat({ eventType })) return this.pane !== "activity";
+    return type === "message_preview" && !this.messages.isShowing(data.conversationId);
+  }
+
   #toast(envelope) {
-    if (this.pane === "activity") return;  // the list shows it already
     const { icon, text, points } = told(envelope, this.demo);
     const toast = spawn("p", "toast", text);
     toast.dataset.icon = icon;
@@ -322,3 +343,6 @@ export class Phone {
     if (text && !stay) this.silence = setTimeout(() => banner.classList.remove("shown"), TOAST_MS);
   }
 }
+
+/** The messages' own pane has these. */
+const isChat = ({ eventType }) => eventType.startsWith("chat:");

@@ -6,6 +6,7 @@ import { byId, spawn, stamp } from "./dom.js";
 import { Phone } from "./phone.js";
 
 const FRAMES_KEPT = 30;
+const UNPROMPTED = new Set(["video_like", "video_share", "video_comment", "profile_followed", "points_earned"]);
 
 const count = new Intl.NumberFormat("en", { notation: "compact", maximumFractionDigits: 1 });
 
@@ -13,6 +14,7 @@ const count = new Intl.NumberFormat("en", { notation: "compact", maximumFraction
 class Tour {
   #done = new Set(JSON.parse(sessionStorage.getItem("demo:done")));
   #away = false;
+  #written = false;
 
   constructor(list, { viewer, creator }) {
     this.steps = [
@@ -22,6 +24,7 @@ class Tour {
       ["back", `Switch ${creator} back on`, "All that was missed arrives, in order, once."],
       ["once", "Unlike and like again", "It counts again. It never pays twice."],
       ["outbox", `Switch ${viewer} off, tap, reload, switch back on`, "Taps wait in an outbox. Each is paid once."],
+      ["message", `Write to ${creator} in Messages`, "One tick: stored. Two: read."],
     ];
     this.items = new Map(this.steps.map(([key, title, why]) => [key, this.#item(list, title, why)]));
     for (const key of this.#done) this.items.get(key)?.classList.add("done");
@@ -35,11 +38,13 @@ class Tour {
     if (what === "answer" && !creator && ack.ok) {
       if (waited) this.#tick("outbox");
       if (event === "video:like") this.#tick("like");
+      if (event === "message:send") this.#written = true;
       if (event === "video:like" && ack.data.reason === "already_paid") this.#tick("once");
       if (this.#away && event !== "video:unlike") this.#tick("offline");
     }
-    if (what === "notification" && creator && live && type !== "points_deducted") this.#tick("hear");
+    if (what === "notification" && creator && live && UNPROMPTED.has(type)) this.#tick("hear");
     if (what === "caught-up" && creator) this.#tick("back");
+    if (what === "notification" && !creator && type === "message_read" && this.#written) this.#tick("message");
   }
 
   #item(list, title, why) {
@@ -132,12 +137,16 @@ class Demo {
     return new Demo(await answer.json());
   }
 
-  constructor({ phones, videos }) {
-    Object.assign(this, { phones, videos });
+  constructor({ phones, people, videos }) {
+    Object.assign(this, { phones, people, videos });
   }
 
   nameOf(userId) {
-    return this.phones.find((phone) => phone.userId === userId)?.name ?? `user ${userId}`;
+    return this.#find(userId)?.name ?? `user ${userId}`;
+  }
+
+  roleOf(userId) {
+    return this.#find(userId)?.role ?? "stranger";
   }
 
   titleOf(videoId) {
@@ -147,6 +156,23 @@ class Demo {
   async token(userId, { fresh }) {
     if (fresh) this.phones = (await Demo.fetch()).phones;
     return this.phones.find((phone) => phone.userId === userId).token;
+  }
+
+  /** HTTP as this user: GET, or POST where there is a `body`. A token that has run out is renewed, once. */
+  async request(userId, path, body) {
+    const method = body === undefined ? "GET" : "POST";
+    let answer;
+    for (const fresh of [false, true]) {
+      const headers = { authorization: `Bearer ${await this.token(userId, { fresh })}`, "content-type": "application/json" };
+      answer = await fetch(path, { method, headers, body: JSON.stringify(body) });
+      if (answer.status !== 401) break;
+    }
+    if (!answer.ok) throw new Error((await answer.json()).detail ?? answer.statusText);
+    return { data: await answer.json(), seq: Number(answer.headers.get("x-inbox-seq")) };
+  }
+
+  #find(userId) {
+    return this.people.find((person) => person.userId === userId);
   }
 
   async currentVideos() {

@@ -17,6 +17,7 @@ const VERBS = {
   "profile:follow": ["star", "Follow"],
   "profile:unfollow": ["star", "Unfollow"],
   "wallet:gift": ["gift", "Gift"],
+  "message:send": ["comment", "Message"],
 };
 
 /**
@@ -38,6 +39,8 @@ export function told({ type, eventType, data }, names) {
       return { icon: iconOf(data), text: data.reason, detail: detailOf(data.metadata, "to", names), points: -data.points };
     case "wallet_update":
       return { icon: "coin", text: data.reason, points: data.newBalance - data.previousBalance };
+    case "message_preview":
+      return { icon: "comment", text: `${names.nameOf(data.senderId)}: ${data.lastMessage}` };
     case "profile_followed":
       return { icon: "star", text: `${actors} follows you` };
     default:
@@ -55,8 +58,8 @@ function detailOf({ videoTitle, itemName, fromUserId, toUserId } = {}, word, nam
 /** An action that waits: {icon, text}. */
 export function waiting({ event, payload }, names) {
   const [icon, verb] = VERBS[event] ?? ["bell", event];
-  const { text, videoId, toUserId, userId } = payload;
-  const what = text ?? (videoId ? names.titleOf(videoId) : names.nameOf(toUserId ?? userId));
+  const { text, content, videoId, toUserId, userId } = payload;
+  const what = text ?? content ?? (videoId ? names.titleOf(videoId) : names.nameOf(toUserId ?? userId));
   return { icon, text: `${verb} · ${what}` };
 }
 

@@ -57,6 +57,15 @@ async def the_story(page: Page, base_url: str) -> None:
     await ada.locator(f'[data-video="{first}"] [data-at="remark"]', has_text="Paid once before").wait_for()
     assert await _balances(ada, grace) == (before[0] + 2, before[1] + 2)
 
+    # she writes, and it is read
+    for phone in (ada, grace):
+        await phone.locator('[data-tab="messages"]').click()
+    await ada.locator(".conversation", has_text="Grace").last.locator("button").click()
+    await ada.locator('[data-at="composer-text"]').fill("Lovely light!")
+    await ada.locator('[data-do="send"]').click()
+    await grace.locator(".conversation", has_text="Lovely light!").locator("button").click()
+    await ada.locator('.bubble[data-state="read"]', has_text="Lovely light!").wait_for()
+
     assert await page.locator("#tour .done").count() == await page.locator("#tour li").count()
     await _expect_no_tokens(page)
 
