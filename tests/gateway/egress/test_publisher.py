@@ -94,7 +94,12 @@ async def test_the_topic_is_there_when_a_node_has_started(kafka: str, prefix: st
     await ground.topics(settings.Settings(kafka=servers, egress=settings.Egress(enabled=False)))
     assert f"{prefix}.ledger" not in await admin.list_topics()
     await ground.topics(settings.Settings(kafka=servers, egress=settings.Egress(partitions=3)))
-    [described] = await admin.describe_topics([f"{prefix}.ledger"])
+    async with asyncio.timeout(PATIENCE_S):
+        while True:  # a topic that has just been made may have none yet
+            [described] = await admin.describe_topics([f"{prefix}.ledger"])
+            if described["partitions"]:
+                break
+            await asyncio.sleep(0.05)
     assert len(described["partitions"]) == 3
     await admin.close()
 

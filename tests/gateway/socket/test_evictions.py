@@ -189,9 +189,9 @@ async def test_a_fresh_token_is_not_taken_past_a_revocation(
         arrivals=nobody,
         access=access,
         evictions=hall.evictions,
-        conversations=nobody,
         announce=nobody,
         left=nobody,
+        typing=nobody,
     )
     visit = Session(app, nobody, None)
     visit.user_id = 7
