@@ -93,14 +93,14 @@ class Publisher:
         for event in told:
             if event.user_id in self._users:
                 self._delivery.deliver(event.user_id, event.seq, event.envelope)
-        if told and self._has_company():
+        if told and self.has_company():
             self._broker.announce_events(told)
             self.counts.said["events"] += len(told)
 
     def topic(self, topic: str, envelope: bytes) -> None:
         """A message of a live topic, as the envelope's JSON."""
         self._topics.publish(topic, envelope)
-        if self._has_company():
+        if self.has_company():
             self._broker.publish_topic(topic, envelope)
             self.counts.said["topic"] += 1
 
@@ -110,14 +110,14 @@ class Publisher:
         """An ephemeral event for users, as the envelope's JSON, on every node: to their connections that have joined
         `topic`, to all where none is named, and never to `but`, a connection here."""
         self._delivery.tell_users(user_ids, envelope, topic, but)
-        if self._has_company():
+        if self.has_company():
             self._broker.publish_users(user_ids, envelope, topic)
             self.counts.said["users"] += 1
 
     def replaced(self, user_id: int, device_id: str, generation: int) -> None:
         """A device has connected here as `generation`: its older connections, wherever they are, end."""
         self._delivery.replace(user_id, device_id, generation)
-        if self._has_company():
+        if self.has_company():
             self._broker.announce_replaced(user_id, device_id, generation)
             self.counts.said["replaced"] += 1
 
@@ -154,7 +154,7 @@ class Publisher:
         self._note("replaced", 1)
         self._delivery.replace(user_id, device_id, generation)
 
-    def _has_company(self) -> bool:
+    def has_company(self) -> bool:
         """Whether there is anybody to tell. Presence learns of a new node late; but whoever starts says something."""
         return self._presence.other_nodes() or time.monotonic() < self._heard_at + COMPANY_S
 

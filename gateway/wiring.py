@@ -487,6 +487,7 @@ class Node:
             presence=self._presence,
             identities=self._identities,
             create_unknown=self._settings.users.create_unknown,
+            has_company=self._publisher.has_company,
             seat=app.seat_identity,
             welcome=app.welcome,
             turn_away=app.turn_away,

@@ -47,6 +47,7 @@ class Arrivals:
         presence: Presence,
         identities: Identities,
         create_unknown: bool,
+        has_company: Callable[[], bool],
         seat: Callable[[Arriving, int | None], None],
         welcome: Callable[[Arriving, Arrival | None], None],
         turn_away: Callable[[Arriving], None],
@@ -55,6 +56,7 @@ class Arrivals:
         self._presence = presence
         self._identities = identities
         self._create_unknown = create_unknown
+        self._has_company = has_company
         self._seat = seat
         self._welcome = welcome
         self._turn_away = turn_away
@@ -106,7 +108,7 @@ class Arrivals:
         )
         for arriving, generation in zip(batch, generations, strict=True):
             arriving.session.generation = generation
-        if self._presence.other_nodes():
+        if self._has_company():  # presence alone would learn of a node seconds after its first connections
             here = [(each.session.user_id, each.session.device_id or "", each.session.generation) for each in batch]
             for arriving, elsewhere in zip(batch, await self._presence.elsewhere(here), strict=True):
                 arriving.session.elsewhere = elsewhere
