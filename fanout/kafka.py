@@ -83,7 +83,10 @@ async def bury(client: AIOKafkaProducer | AIOKafkaConsumer) -> None:
     """End it at once, whatever state it and Kafka are in; what it has not sent is lost. By itself it would wait for an
     answer to each request, and for each batch; and a consumer's end can raise a CancelledError that nobody sent."""
     if isinstance(client, AIOKafkaProducer):
-        inner, kept = client.client, client._message_accumulator
+        inner, kept, sending = client.client, client._message_accumulator, client._sender.sender_task
+        if sending is not None:  # that of an idempotent producer stumbles over its own end: told to nobody, see _notice
+            sending.remove_done_callback(client._sender._fail_all)
+            sending.add_done_callback(_notice)
         kept.fail_all(KafkaError("given up"))
         # Each removes itself from these in a moment, and one that was to be repeated is not among them.
         kept._pending_batches.update(batch for batches in kept._batches.values() for batch in batches)
@@ -112,7 +115,10 @@ async def _within(seconds: float, step: Callable[[], Awaitable[None]]) -> None:
     """In a task of its own, so that whatever it raises stays there."""
     task = asyncio.ensure_future(step())
     await asyncio.wait([task], timeout=seconds)
-    if task.done():
-        _ = task.cancelled() or task.exception()
-    else:
-        task.cancel()
+    task.add_done_callback(_notice)
+    task.cancel()
+
+
+def _notice(task: asyncio.Future[Any]) -> None:
+    """How it ended is nobody's concern any more."""
+    _ = task.cancelled() or task.exception()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import os
 import signal
 import time
@@ -272,6 +273,32 @@ async def shaky_kafka(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator
     need_kafka()
     async with EmbeddedKafka(tmp_path_factory.mktemp("shaky-kafka")) as server:
         yield server
+
+
+async def test_an_idempotent_producer_with_a_batch_on_its_way_is_buried_in_silence(shaky_kafka: EmbeddedKafka) -> None:
+    """aiokafka's own clean-up takes it for one with transactions."""
+    kafka, topic, faults = Kafka(shaky_kafka.bootstrap), f"buried-{os.getpid()}", []
+    asyncio.get_running_loop().set_exception_handler(lambda _, fault: faults.append(fault))
+    await kafka.ensure([Topic(topic, 1)])
+
+    async def send_and_bury() -> None:
+        producer = kafka.producer(acks="all", enable_idempotence=True)
+        await start(producer)
+        await producer.send_and_wait(topic, b"x", partition=0)
+        os.kill(shaky_kafka.pid, signal.SIGSTOP)
+        try:
+            sent = await producer.send(topic, b"y", partition=0)
+            await until(lambda: producer._sender._in_flight)
+            await bury(producer)
+        finally:
+            os.kill(shaky_kafka.pid, signal.SIGCONT)
+        with pytest.raises(KafkaError):
+            await sent
+
+    await send_and_bury()
+    gc.collect()  # so that what nobody has looked at is told
+    await asyncio.sleep(0)
+    assert faults == []
 
 
 @pytest.fixture

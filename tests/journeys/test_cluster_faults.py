@@ -25,7 +25,7 @@ from tests.journeys.test_faults import FANS, Crowd, Place, check
 from tests.support.cable import Cable
 from tests.support.cluster import SECRET, NodeProcess
 from tests.support.engagements import seed
-from tests.support.processes import freeze, postmaster_of, processes_in, thaw
+from tests.support.processes import freeze, nothing_broke, postmaster_of, processes_in, thaw
 from tests.support.scrape import named, scrape
 from tests.support.services import need_kafka, need_valkey
 
@@ -125,7 +125,7 @@ async def story(nodes: list[NodeProcess], ground: Ground) -> AsyncIterator[Story
         statuses = await asyncio.gather(*(node.stop() for node in nodes))
     assert statuses == [0] * len(nodes)
     for node in nodes:
-        assert "Traceback" not in node.log, node.log[-4000:]
+        nothing_broke(node.log)
 
 
 async def settled(node: NodeProcess) -> tuple[bool, int]:

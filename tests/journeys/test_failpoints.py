@@ -19,7 +19,7 @@ from storage.audit import audit
 from tests.support.books import all_is_told, expected_balances, expected_totals, faults, totals
 from tests.support.crowd import Action, CheapPhone
 from tests.support.engagements import CREATOR, FAN, OTHER_CREATOR, balances, seed
-from tests.support.processes import none_is_left
+from tests.support.processes import none_is_left, nothing_broke
 from tests.support.server import Gateway
 from tests.support.stage import VIEWER, Stage, action_id
 
@@ -104,7 +104,7 @@ async def play(folder: Path, point: str) -> AsyncIterator[tuple[Play, asyncpg.Co
             await check(story, conn)
     finally:
         await story.end()
-    assert "Traceback" not in story.gateway.log
+    nothing_broke(story.gateway.log)
 
 
 async def check(story: Play, conn: asyncpg.Connection) -> None:

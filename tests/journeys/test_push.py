@@ -12,6 +12,7 @@ import pytest
 
 from tests.journeys.conftest import checked
 from tests.support.clients import PATIENCE_S, Phone
+from tests.support.processes import nothing_broke
 from tests.support.scrape import named, scrape
 from tests.support.server import Gateway, running
 from tests.support.stage import Stage, action_id
@@ -25,7 +26,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Gateway]:
     gateway.start()
     yield gateway
     assert gateway.stop() == 0
-    assert "Traceback" not in gateway.log, gateway.log[-4000:]
+    nothing_broke(gateway.log)
     for secret in ("the-token", "psst"):
         assert secret not in gateway.log
 

@@ -16,6 +16,7 @@ import jwt
 
 from tests.support.clients import JsPhone, Node, start_node
 from tests.support.cluster import SECRET, NodeProcess, cluster
+from tests.support.processes import nothing_broke
 from tests.support.server import Answer
 
 
@@ -71,6 +72,6 @@ async def pair(dsn: str, folder: Path, nodes: int = 2, **settings: object) -> As
             yield made
             await asyncio.gather(*(phone.close() for phone in made.phones))
         for node in started:
-            assert "Traceback" not in node.log, node.log[-4000:]
+            nothing_broke(node.log)
     finally:
         await driver.stop()

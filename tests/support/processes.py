@@ -70,3 +70,9 @@ async def none_is_left(data_dir: Path) -> None:
                 await asyncio.sleep(0.01)
     except TimeoutError:
         raise AssertionError(f"left after {PATIENCE_S} s: {processes_in(data_dir)}") from None
+
+
+def nothing_broke(log: str) -> None:
+    """Of a process whose log this is: it met no error that its code does not know."""
+    before, found, after = log.partition("Traceback")
+    assert not found, f"...{before[-2000:]}{found}{after[:4000]}..."
