@@ -190,9 +190,10 @@ class Member(ConsumerRebalanceListener):  # type: ignore[misc]
             with contextlib.suppress(*AWAY, IllegalStateError):
                 async with asyncio.timeout(LETTING_GO_S):
                     await self._pass_marks()
-                    await self._commit(self._partitions)
                     if number % LOOK_EVERY == 0:
+                        self._committed.clear()  # a broker that was away may have taken an older commit for the newest
                         await self._look_at_lag()
+                    await self._commit(self._partitions)
             self._note_partitions()
 
     async def _pass_marks(self) -> None:

@@ -161,12 +161,12 @@ class Backends:
         finally:
             await consumer.stop()
 
-    async def _lag_is_gone(self, ends: dict[tuple[str, int], int]) -> None:
+    async def _lag_is_gone(self, ends: dict[tuple[str, int], int], committed: dict[tuple[str, int], int]) -> None:
+        """Enters what Kafka says into `committed`."""
         async with self.admin() as admin:
-            committed: dict[tuple[str, int], int] = {}
             while any(committed.get(at) != end for at, end in ends.items()):
                 found = await admin.list_consumer_group_offsets(self.topic("intake"))
-                committed = {tuple(at): each.offset for at, each in found.items()}
+                committed.update({tuple(at): each.offset for at, each in found.items()})
                 await asyncio.sleep(0.1)
 
     async def delete_up_to(self, topic: str, offset: int, partition: int = 0) -> None:
@@ -177,6 +177,8 @@ class Backends:
         """Return when PostgreSQL, and then Kafka itself, have every partition at its end, and no answer waits."""
         ends = {at: end for at, end in (await self.ends()).items() if at[0] not in {self.topic(each) for each in but}}
         stored: Any = {}
+        committed: dict[tuple[str, int], int] = {}
+        waiting = 0
         try:
             async with asyncio.timeout(PATIENCE_S):
                 while True:
@@ -186,9 +188,10 @@ class Backends:
                     if not waiting and all(stored.get(at, 0) == end for at, end in ends.items()):
                         break
                     await asyncio.sleep(0.05)
-                await self._lag_is_gone({at: end for at, end in ends.items() if end})
+                await self._lag_is_gone({at: end for at, end in ends.items() if end}, committed)
         except TimeoutError:
-            raise AssertionError(f"not taken in: {ends} against {stored}") from None
+            told = f"{ends}; stored {stored}; committed {committed}; {waiting} answers wait"
+            raise AssertionError(f"not taken in: {told}") from None
 
 
 @asynccontextmanager
