@@ -20,8 +20,8 @@ import redis.asyncio as redis
 
 from storage.embedded import running_dsn
 from tests.support.clients import Phone
+from tests.support.folders import own_environment
 from tests.support.processes import none_is_left, postmaster_of, runs
-from tests.support.server import own_environment
 from tests.support.services import need_kafka, need_valkey
 
 READY: Final = "Ctrl-C ends all."

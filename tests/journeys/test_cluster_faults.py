@@ -18,13 +18,13 @@ from gateway.cluster.kafka import EmbeddedKafka
 from gateway.cluster.valkey import EmbeddedValkey
 from storage.db import connect
 from storage.embedded import EmbeddedPostgres
-from storage.migrate import migrate
 from tests.journeys.conftest import through_kafka
 from tests.journeys.test_cluster import becomes
 from tests.journeys.test_faults import FANS, Crowd, Place, check
 from tests.support.cable import Cable
 from tests.support.cluster import SECRET, NodeProcess
 from tests.support.engagements import seed
+from tests.support.folders import prepare
 from tests.support.processes import freeze, nothing_broke, postmaster_of, processes_in, thaw
 from tests.support.scrape import named, scrape
 from tests.support.services import need_kafka, need_valkey
@@ -85,12 +85,12 @@ async def ground(tmp_path: Path) -> AsyncIterator[Ground]:
     async with AsyncExitStack() as stack:
         to_postgres, to_kafka, to_valkey = [await stack.enter_async_context(Cable()) for _ in range(3)]
         folder = tmp_path / "postgres"
+        prepare(folder)
         postgres = await stack.enter_async_context(EmbeddedPostgres(folder))
         kafka = await stack.enter_async_context(KafkaOnTwoWays(tmp_path / "kafka", to_kafka))
         valkey = await stack.enter_async_context(EmbeddedValkey(tmp_path / "valkey"))
         to_postgres.to, to_valkey.to = urlsplit(postgres.dsn).port or 0, urlsplit(valkey.url).port or 0
         conn = await connect(postgres.dsn)
-        await migrate(conn)
         await seed(conn, fans=FANS)
         await conn.close()
         watching = asyncio.create_task(postgres.keep_running())

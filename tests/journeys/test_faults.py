@@ -25,12 +25,12 @@ from websockets.http11 import Response
 from storage.audit import audit
 from storage.db import connect
 from storage.embedded import EmbeddedPostgres, running_dsn
-from storage.migrate import migrate
 from tests.support.books import Did, all_is_told, expected_balances, expected_totals, faults, totals
 from tests.support.clients import Phone
 from tests.support.cluster import SECRET, cluster
 from tests.support.crowd import Action, CheapPhone, token_for
 from tests.support.engagements import CREATOR, FAN, OTHER_CREATOR, balances, seed
+from tests.support.folders import prepare
 from tests.support.processes import freeze, none_is_left, nothing_broke, postmaster_of, processes_in, thaw
 from tests.support.server import Gateway, running
 from tests.support.stage import VIEWER, Stage, action_id
@@ -93,9 +93,9 @@ async def one_server(folder: Path) -> AsyncIterator[tuple[Place, Gateway]]:
 async def two_nodes(folder: Path) -> AsyncIterator[tuple[Place, Callable[[], None]]]:
     """Two nodes on a PostgreSQL that is not theirs, with people on it; and what starts it again after its end."""
     watching: list[asyncio.Task[None]] = []
+    prepare(folder / "postgres")
     async with EmbeddedPostgres(folder / "postgres", settings=SLOW_COMMIT) as postgres:
         conn = await connect(postgres.dsn)
-        await migrate(conn)
         await seed(conn, fans=FANS + 1)
         await conn.close()
         async with cluster(postgres.dsn, folder) as nodes:

@@ -10,7 +10,7 @@ import time
 import msgspec
 
 from loadtest.cluster import Post, Result, Told, as_table
-from tests.support.server import own_environment
+from tests.support.folders import own_environment
 from tests.support.services import need_kafka, need_valkey
 
 

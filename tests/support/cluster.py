@@ -15,7 +15,7 @@ from typing import Final
 
 import pytest
 
-from tests.support.server import own_environment
+from tests.support.folders import own_environment
 
 SECRET: Final = "the cluster's secret of more than 32 bytes"
 READY: Final = "Applause is ready at "

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 import signal
 import socket
@@ -19,6 +18,7 @@ from typing import TYPE_CHECKING, Final
 import pytest
 
 from tests.support.absence import not_run
+from tests.support.folders import own_environment, prepare
 
 if TYPE_CHECKING:
     from playwright.async_api import Locator, Page
@@ -67,8 +67,9 @@ def running_demo(folder: Path) -> Iterator[str]:
     port = _free_port()
     command = [sys.executable, "-m", "gateway", "demo", "--port", str(port), "--data-dir", str(folder / "data")]
     log_path = folder / "demo.log"
+    prepare(folder / "data")
     with log_path.open("wb") as log:
-        server = subprocess.Popen(command, stdout=log, stderr=log, env=_own_environment())
+        server = subprocess.Popen(command, stdout=log, stderr=log, env=own_environment())
     try:
         _await_ready(server, f"http://127.0.0.1:{port}", log_path)
         yield f"http://127.0.0.1:{port}"
@@ -86,11 +87,6 @@ def _free_port() -> int:
         probe.bind(("127.0.0.1", 0))
         port: int = probe.getsockname()[1]
         return port
-
-
-def _own_environment() -> dict[str, str]:
-    """Ours without what would lead the demo to another database or other settings."""
-    return {name: value for name, value in os.environ.items() if name != "DATABASE_URL" and "APPLAUSE_" not in name}
 
 
 def _await_ready(server: subprocess.Popen[bytes], base_url: str, log: Path) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import os
 import signal
 import subprocess
 import sys
@@ -23,6 +22,7 @@ import pytest
 from storage.audit import audit
 from storage.db import connect
 from storage.embedded import running_dsn
+from tests.support.folders import own_environment, prepare
 
 START_S: Final = 60  # the first start initialises a database
 STOP_S: Final = 20
@@ -68,6 +68,7 @@ class Gateway:
 
     def start(self) -> None:
         """Start it and return when it is ready."""
+        prepare(self.data_dir)
         begins_at = self._log_path.stat().st_size if self._log_path.exists() else 0
         with self._log_path.open("ab") as log:
             command = self._command("serve", "--port", str(self.port))
@@ -161,12 +162,6 @@ class Gateway:
         """What `applause audit` would print, without the 0.7 s of a new process."""
         async with self.database() as conn:
             return [str(finding) for finding in await audit(conn)]
-
-
-def own_environment() -> dict[str, str]:
-    """Ours without what would lead a server to another database or other settings."""
-    foreign = {"DATABASE_URL", "REDIS_URL", "KAFKA_BOOTSTRAP_SERVERS"}
-    return {name: value for name, value in os.environ.items() if name not in foreign and "APPLAUSE_" not in name}
 
 
 @asynccontextmanager
