@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Awaitable, Callable, Sequence
-from typing import TYPE_CHECKING, Final
+from contextlib import closing
+from typing import TYPE_CHECKING, Final, Protocol
 
 import structlog
 
@@ -45,6 +46,29 @@ TOTALS_EVERY_S: Final = 0.5
 AWARDS_EVERY_S: Final = 0.5  # an operator's change holds on every node within a second
 
 
+class OwnSession:
+    """A database session that one chore keeps for itself, for its length in an `async with` at a time: opened where
+    there is none, ended by any error in it (whatever it was in the middle of), and by `close`."""
+
+    def __init__(self, connect: Callable[[], Awaitable[Connection]]) -> None:
+        self._connect = connect
+        self._conn: Connection | None = None
+
+    async def __aenter__(self) -> Connection:
+        if self._conn is None or self._conn.is_closed():
+            self._conn = await self._connect()
+        return self._conn
+
+    async def __aexit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        if kind is not None:
+            self.close()
+
+    def close(self) -> None:
+        """End it, without a word to the database: a frozen one would not answer."""
+        if self._conn is not None:
+            self._conn.terminate()
+
+
 class Clock:
     """Settles accruals, compares heads, keeps partitions. Who misses hints sets `compare_now`.
 
@@ -64,8 +88,7 @@ class Clock:
         compare_now: asyncio.Event,
     ) -> None:
         self._pool = pool
-        self._connect = connect
-        self._settling: Connection | None = None
+        self._session = OwnSession(connect)
         self._settler = settler
         self._delivery = delivery
         self._hub = hub
@@ -77,16 +100,13 @@ class Clock:
         """Serve until cancelled: whatever waits for creators, at most once a second each."""
         went_well = True
         rest_s = SETTLE_EVERY_S
-        try:
+        with closing(self._session):
             while True:
                 await asyncio.sleep(rest_s)
                 begun = time.monotonic()
                 went_well = await _attempt("settle", self._settle, went_well)
                 took_s = time.monotonic() - begun
                 rest_s = min(max(took_s / SETTLE_SHARE, SETTLE_EVERY_S), SETTLE_AT_LEAST_EVERY_S)
-        finally:
-            if self._settling is not None:
-                self._settling.terminate()
 
     async def keep_partitions(self) -> None:
         """Serve until cancelled: partitions ahead of time, expired ones away."""
@@ -119,15 +139,7 @@ class Clock:
         await _when_woken("compare", self._compare_now, every_s, self._compare)
 
     async def _settle(self) -> None:
-        if self._settling is None or self._settling.is_closed():
-            self._settling = await self._connect()
-        try:
-            self._deliver(await self._settler.settle(self._settling))
-            while self._settler.is_behind:
-                self._deliver(await self._settler.settle(self._settling))
-        except BaseException:
-            self._settling.terminate()  # whatever it was in the middle of
-            raise
+        await _settle_all(self._settler, self._session, self._deliver)
 
     async def _keep_partitions(self) -> None:
         async with session(self._pool) as conn:
@@ -159,30 +171,18 @@ class GroupClock:
         deliver: Callable[[Sequence[Delivered]], None],
         tell_now: asyncio.Event,
     ) -> None:
-        self._connect = connect
+        self._session = OwnSession(connect)
         self._settler = settler
         self._deliver = deliver
         self._tell_now = tell_now
-        self._conn: Connection | None = None
 
     async def tell_groups(self) -> None:
         """Serve until cancelled."""
-        try:
+        with closing(self._session):
             await _when_woken("groups", self._tell_now, TELL_GROUPS_EVERY_S, self._tell)
-        finally:
-            if self._conn is not None:
-                self._conn.terminate()
 
     async def _tell(self) -> None:
-        if self._conn is None or self._conn.is_closed():
-            self._conn = await self._connect()
-        try:
-            self._deliver(await self._settler.settle(self._conn))
-            while self._settler.is_behind:
-                self._deliver(await self._settler.settle(self._conn))
-        except BaseException:
-            self._conn.terminate()  # whatever it was in the middle of
-            raise
+        await _settle_all(self._settler, self._session, self._deliver)
         await asyncio.sleep(TELL_GROUPS_REST_S)  # a busy group asks for it with each batch
 
 
@@ -230,20 +230,16 @@ class PushClock:
     old as it is."""
 
     def __init__(self, *, connect: Callable[[], Awaitable[Connection]], job: PushJob) -> None:
-        self._connect = connect
+        self._session = OwnSession(connect)
         self._job = job
-        self._session: Connection | None = None
 
     async def push(self) -> None:
         """Serve until cancelled."""
-        try:
-            went_well = True
+        went_well = True
+        with closing(self._session):
             while True:
                 await asyncio.sleep(LEAVE_EVERY_S if self._job.is_leaving else PUSH_EVERY_S)
                 went_well = await _attempt("push", self._push, went_well)
-        finally:
-            if self._session is not None:
-                self._session.terminate()
 
     async def leave(self) -> None:
         """Take nobody any more, and return when it is written down what has become of all who are being told."""
@@ -252,13 +248,29 @@ class PushClock:
             await asyncio.sleep(LEAVE_EVERY_S)
 
     async def _push(self) -> None:
-        if self._session is None or self._session.is_closed():
-            self._session = await self._connect()
-        try:
-            await self._job.run(self._session)
-        except BaseException:
-            self._session.terminate()  # whatever it was in the middle of
-            raise
+        async with self._session as conn:
+            await self._job.run(conn)
+
+
+class Settles(Protocol):
+    """A settler of any kind."""
+
+    @property
+    def is_behind(self) -> bool:
+        """Whether more was due than one transaction takes."""
+        ...
+
+    async def settle(self, conn: Connection) -> Sequence[Delivered]:
+        """Settle what is due in one transaction; returns the committed events."""
+        ...
+
+
+async def _settle_all(settler: Settles, own: OwnSession, deliver: Callable[[Sequence[Delivered]], None]) -> None:
+    """Transaction after transaction, until nothing more is due."""
+    async with own as conn:
+        deliver(await settler.settle(conn))
+        while settler.is_behind:
+            deliver(await settler.settle(conn))
 
 
 async def _when_woken(name: str, now: asyncio.Event, every_s: float, chore: Callable[[], Awaitable[None]]) -> None:
