@@ -22,7 +22,11 @@ from fanout.presence import Held, Presence
 from fanout.publisher import Publisher
 from gateway import failpoints, metrics
 from gateway.auth import Authenticator
-from gateway.clock import Clock, GroupClock, InboxClock, PushClock
+from gateway.clock import looks
+from gateway.clock.heads import HeadClock
+from gateway.clock.inbox import InboxClock
+from gateway.clock.push import PushClock
+from gateway.clock.settling import CreatorClock, GroupClock
 from gateway.console.demo import Demo
 from gateway.counts import HttpCounts
 from gateway.dispatch import Dispatch
@@ -317,25 +321,23 @@ class Node:
         self._supervisor.keep("egress watch", watch.run)
 
     def _start_clock(self) -> None:
-        clock = Clock(
+        creators = CreatorClock(connect=self._connect_lane, settler=self._settler, deliver=self._publisher.events)
+        heads = HeadClock(
             pool=self._pool,
-            connect=self._connect_lane,
-            settler=self._settler,
             delivery=self._delivery,
             hub=self._hub,
             presence=self._presence,
-            deliver=self._publisher.events,
             compare_now=self._compare,
         )
         self._vitals = Vitals(pool=self._pool)
         self._supervisor.start("loop lag", self._vitals.watch_loop())
         self._supervisor.start("vitals", self._vitals.look())
-        self._supervisor.start("settler", clock.settle())
-        self._supervisor.start("partitions", clock.keep_partitions())
-        self._supervisor.start("awards", clock.follow_awards(self._awards))
-        self._supervisor.start("history", clock.follow_history(self._history))
-        self._supervisor.start("totals", clock.tell_totals(self._totals))
-        self._supervisor.start("heads", clock.compare_heads(self._settings.inbox.compare_every_s))
+        self._supervisor.start("settler", creators.settle())
+        self._supervisor.start("partitions", looks.keep_partitions(self._pool))
+        self._supervisor.start("awards", looks.follow_awards(self._pool, self._awards))
+        self._supervisor.start("history", looks.follow_history(self._pool, self._history))
+        self._supervisor.start("totals", looks.tell_totals(self._totals))
+        self._supervisor.start("heads", heads.compare_heads(self._settings.inbox.compare_every_s))
 
     async def _start_authenticator(self) -> Authenticator:
         """Who reads tokens, with the keys of the JWKS endpoint where there is one."""
