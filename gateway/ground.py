@@ -6,9 +6,11 @@ import asyncio
 import importlib.util
 import signal
 from contextlib import AsyncExitStack
+from typing import Final
 
 import structlog
 
+from fanout.pages import READERS
 from gateway.settings import BadSettings, Settings
 from gateway.supervisor import Supervisor
 from storage.db import connect
@@ -17,7 +19,12 @@ from storage.migrate import ensure_current, migrate
 
 log = structlog.get_logger()
 
-BESIDE_THE_POOL = 9  # connections of a node: its lane, its broker's two, those for pages, egress, what is being renewed
+# A node's sessions in the embedded database beside its pool. These keep one each, all that wiring hands a `connect`;
+KEEPERS: Final = ("lane", "creators", "groups", "push", "egress")
+# each may be there twice, since PostgreSQL notices only at the end of a statement that its client has gone; and pages
+# have a pool of their own. The broker has none: where it talks through PostgreSQL, the database is not embedded.
+BESIDE_THE_POOL: Final = 2 * len(KEEPERS) + READERS
+FOR_COMMANDS: Final = 20  # `audit`, `migrate`, somebody's psql
 
 
 async def database(settings: Settings, stack: AsyncExitStack, supervisor: Supervisor) -> str:
@@ -93,5 +100,5 @@ def stop_signal() -> asyncio.Future[None]:
 
 def _most_connections(settings: Settings) -> int:
     """Of the embedded PostgreSQL: for all workers, and commands beside them."""
-    needed = settings.server.workers * (settings.database.pool_size + BESIDE_THE_POOL) + 20
+    needed = settings.server.workers * (settings.database.pool_size + BESIDE_THE_POOL) + FOR_COMMANDS
     return max(needed, int(SERVER_SETTINGS["max_connections"]))

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from gateway.ground import KEEPERS
 from tests.journeys.conftest import checked
 from tests.support.clients import PATIENCE_S, Phone
 from tests.support.processes import nothing_broke
@@ -145,3 +146,13 @@ async def test_who_is_due_when_a_node_dies_is_told_by_the_next(tmp_path: Path) -
         assert samples[named("applause_push_in_flight")] == 0
         assert named("applause_push_looks_total{result=pushed}") in samples
         assert named("applause_pushes_total{result=sent}") in samples
+
+
+async def test_the_sessions_that_a_node_keeps_are_those_that_its_database_has_room_for(stage: Stage) -> None:
+    """max_connections of the embedded PostgreSQL is computed from them."""
+    async with stage.server.database() as conn, asyncio.timeout(PATIENCE_S):
+        while True:
+            kept = await conn.fetchval("SELECT count(*) FROM pg_stat_activity WHERE application_name = 'applause lane'")
+            if kept == len(KEEPERS) - 1:  # egress needs a Kafka
+                return
+            await asyncio.sleep(0.05)
