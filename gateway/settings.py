@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import difflib
 import ipaddress
+import math
 import os
 import tomllib
 from collections.abc import Iterable, Iterator, Mapping
@@ -117,6 +118,11 @@ class Users(_Section, frozen=True):
     # The master of follow counts: the app's backend (PUT /v1/users), or the verbs profile:follow and its opposite.
     follow_counts: Literal["directory", "applause"] = "directory"
 
+    @property
+    def follows_count(self) -> bool:
+        """Whether the verbs are the master."""
+        return self.follow_counts == "applause"
+
 
 class Socket(_Section, frozen=True):
     allowed_origins: tuple[Origin, ...] = ()  # beside the gateway's own; `*`: every one
@@ -216,6 +222,11 @@ class Log(_Section, frozen=True):
     level: Literal["debug", "info", "warning", "error"] = "info"
     format: Literal["auto", "json", "text"] = "auto"  # auto: text at a terminal
     slow_action_ms: CountOrOff = 1_000  # actions and requests that take as long are named in the log; 0: none
+
+    @property
+    def slow_s(self) -> float:
+        """The same in seconds."""
+        return self.slow_action_ms / 1000 or math.inf
 
 
 class Settings(_Section, frozen=True):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import math
 import secrets
 from contextlib import AsyncExitStack
 from functools import partial
@@ -30,6 +29,8 @@ from gateway.clock.settling import CreatorClock, GroupClock
 from gateway.console.demo import Demo
 from gateway.counts import HttpCounts
 from gateway.dispatch import Dispatch
+from gateway.egress.counts import EgressCounts
+from gateway.egress.wiring import start_egress
 from gateway.failpoints import Failpoints
 from gateway.history import History
 from gateway.http.client import client_routes
@@ -40,6 +41,7 @@ from gateway.http.listener import listen
 from gateway.http.metrics import counting, metrics_routes
 from gateway.http.problems import answer_problems
 from gateway.http.site import Handlers, site_routes
+from gateway.intake.wiring import start_intake
 from gateway.jwks import Jwks
 from gateway.lane import Lane
 from gateway.limits import TokenBuckets
@@ -71,14 +73,13 @@ from gateway.supervisor import Supervisor
 from gateway.vitals import Vitals
 from gateway.workers.port import say_ready
 from gateway.workers.scrape import of_all, of_one
-from gateway.workers.team import Team, broker_for, kafka_of, presence_for
+from gateway.workers.team import Team, broker_for, presence_for
 from handlers.access.handler import AccessHandler
 from handlers.access.identities import Identities
 from handlers.catalogue.current import CurrentAwards
 from handlers.catalogue.handler import CatalogueHandler
 from handlers.directory.bulk import BulkHandler
 from handlers.directory.handler import DirectoryHandler
-from handlers.directory.records import RecordsHandler
 from handlers.engagement.comments import CommentPages
 from handlers.engagement.handler import EngagementHandler
 from handlers.engagement.settler import Settler
@@ -107,7 +108,6 @@ from storage.migrate import pending
 from storage.pool import session
 
 if TYPE_CHECKING:
-    from gateway.egress.publisher import EgressPublisher
     from gateway.intake.door import IntakeDoor
 
 log = structlog.get_logger()
@@ -151,7 +151,7 @@ class Node:
         self._dispatch: Dispatch
         self._failpoints = Failpoints(failpoints.parse(settings.failpoints))
         self._intake: IntakeDoor | None = None
-        self._egress: EgressPublisher | None = None
+        self._egress: EgressCounts | None = None
         self._push: PushJob | None = None
         self._push_clock: PushClock | None = None
 
@@ -177,8 +177,16 @@ class Node:
         await self._join_others(stack)
         self._typing = Typing(pool=self._pool, tell=self._publisher.users, timers=asyncio.get_running_loop())
         self._start_lane()
-        self._start_intake()
-        self._start_egress()
+        self._intake = start_intake(settings, self._supervisor, pool=self._pool, lane=self._lane)
+        self._egress = start_egress(
+            settings,
+            self._supervisor,
+            node=self._name,
+            pool=self._pool,
+            connect=self._connect_lane,
+            epoch=lambda: self._history.epoch,
+            failpoints=self._failpoints,
+        )
         self._start_clock()
         self._start_inbox_clock()
         self._start_push(stack)
@@ -254,7 +262,7 @@ class Node:
 
     def _start_lane(self) -> None:
         engagement = EngagementHandler(awards=lambda: self._awards.in_force)
-        profile = ProfileHandler(counts_follows=self._follows_count)
+        profile = ProfileHandler(counts_follows=self._settings.users.follows_count)
         messaging = MessagingHandler(
             publisher=self._publisher,
             wake_settler=self._tell_groups.set,
@@ -277,48 +285,11 @@ class Node:
             catch_up=self._compare.set,
             limits=self._settings.lane,
         )
-        self._lane.slow_s = self._slow_s
+        self._lane.slow_s = self._settings.log.slow_s
         if self._settings.failpoints:
             log.warning("failpoints_armed", points=self._settings.failpoints)
             self._lane.failpoints = self._failpoints
         self._supervisor.start("lane", self._lane.run())
-
-    def _start_intake(self) -> None:
-        """Door 3, where there is a Kafka and this node takes part."""
-        if not self._settings.kafka.bootstrap_servers or not self._settings.intake.enabled:
-            return
-        from gateway.intake.door import IntakeDoor  # with what only a cluster needs
-
-        self._intake = IntakeDoor(
-            settings=self._settings,
-            kafka=kafka_of(self._settings),
-            pool=self._pool,
-            lane=self._lane,
-            directory=RecordsHandler(pool=self._pool, follows_count=self._follows_count),
-        )
-        self._supervisor.keep("intake", self._intake.run)
-        self._supervisor.keep("outcomes", self._intake.outbox.run)
-
-    def _start_egress(self) -> None:
-        """The ledger for others to read, where there is a Kafka and this node takes part."""
-        servers = self._settings.kafka.bootstrap_servers
-        if not servers or not self._settings.egress.enabled:
-            return
-        from fanout.kafka import Kafka  # with what only a cluster needs
-        from gateway.egress.publisher import EgressPublisher, ledger_topic
-        from gateway.egress.watch import EgressWatch
-
-        self._egress = EgressPublisher(
-            settings=self._settings,
-            kafka=Kafka(",".join(servers)),
-            node=self._name,
-            connect=self._connect_lane,
-            epoch=lambda: self._history.epoch,
-            failpoints=self._failpoints,
-        )
-        watch = EgressWatch(pool=self._pool, topic=ledger_topic(self._settings).name, counts=self._egress.counts)
-        self._supervisor.keep("egress", self._egress.run)
-        self._supervisor.keep("egress watch", watch.run)
 
     def _start_clock(self) -> None:
         creators = CreatorClock(connect=self._connect_lane, settler=self._settler, deliver=self._publisher.events)
@@ -393,9 +364,9 @@ class Node:
         return Handlers(
             access=access,
             directory=DirectoryHandler(
-                pool=pool, create_unknown=settings.users.create_unknown, follows_count=self._follows_count
+                pool=pool, create_unknown=settings.users.create_unknown, follows_count=settings.users.follows_count
             ),
-            bulk=BulkHandler(pool=pool, follows_count=self._follows_count),
+            bulk=BulkHandler(pool=pool, follows_count=settings.users.follows_count),
             comments=CommentPages(pool=pool),
             wallet=WalletHandler(pool=pool),
             catalogue=CatalogueHandler(pool=pool, max_amount=settings.wallet.max_amount, current=self._awards),
@@ -428,7 +399,8 @@ class Node:
         """Door 2, and what of door 1 is HTTP."""
         http_counts = HttpCounts()
         app = web.Application(
-            middlewares=[counting(http_counts, slow_s=self._slow_s), answer_problems], client_max_size=MAX_BODY_BYTES
+            middlewares=[counting(http_counts, slow_s=self._settings.log.slow_s), answer_problems],
+            client_max_size=MAX_BODY_BYTES,
         )
         socket_door.add_routes(app.router)
         app.add_routes(
@@ -440,17 +412,9 @@ class Node:
         app.add_routes(health_routes(check=self._problems, is_draining=lambda: self._dispatch.draining))
         return app
 
-    @property
-    def _follows_count(self) -> bool:
-        return self._settings.users.follow_counts == "applause"
-
-    @property
-    def _slow_s(self) -> float:
-        return self._settings.log.slow_action_ms / 1000 or math.inf
-
     def _metrics(self, socket_door: SocketDoor, http_counts: HttpCounts) -> CollectorRegistry:
         intake = [] if self._intake is None else [metrics.of_intake(self._intake.counts)]
-        egress = [] if self._egress is None else [metrics.of_egress(self._egress.counts)]
+        egress = [] if self._egress is None else [metrics.of_egress(self._egress)]
         push = [] if self._push is None else [metrics.of_push(self._push)]
         return metrics.registry(
             [

@@ -4,6 +4,7 @@
     sender.py       a page on its way to Kafka
     watch.py        how far it is behind, told by every node
     counts.py       the numbers
+    wiring.py       what of this runs, where this node takes part
 
 Invariants
 - A record is sent only when Kafka has acknowledged all earlier entries of its user, or right behind them in one batch.

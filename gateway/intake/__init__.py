@@ -12,6 +12,8 @@
     wire.py         what letters and answers look like
     outbox.py       answers to commands
     sender.py       records on their way to Kafka
+    door.py         all of this, put together
+    wiring.py       and started, where this node takes part
 
 Invariants
 - A partition's offset is stored in the transaction of what its records came to, from where that transaction believes it
