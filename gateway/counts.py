@@ -1,4 +1,4 @@
-"""What happened so far, as plain numbers in the objects that it happened to: `gateway/metrics.py` reads them.
+"""What happened so far, as plain numbers in the objects that it happened to: `gateway/metrics` reads them.
 
 An increment of an integer costs some 30 ns where a locked counter of the metrics library costs a microsecond, and
 everything here runs on one thread. Numbers only grow; nothing here knows a user.

@@ -19,7 +19,7 @@ from fanout.hub import Hub
 from fanout.pages import READERS
 from fanout.presence import Held, Presence
 from fanout.publisher import Publisher
-from gateway import failpoints, metrics
+from gateway import failpoints
 from gateway.auth import Authenticator
 from gateway.clock import looks
 from gateway.clock.heads import HeadClock
@@ -45,6 +45,8 @@ from gateway.intake.wiring import start_intake
 from gateway.jwks import Jwks
 from gateway.lane import Lane
 from gateway.limits import TokenBuckets
+from gateway.metrics import doors, fan_out, work
+from gateway.metrics.registry import registry
 from gateway.names import new_name
 from gateway.proxies import Proxies
 from gateway.push.wiring import job_of, provider_of
@@ -413,24 +415,24 @@ class Node:
         return app
 
     def _metrics(self, socket_door: SocketDoor, http_counts: HttpCounts) -> CollectorRegistry:
-        intake = [] if self._intake is None else [metrics.of_intake(self._intake.counts)]
-        egress = [] if self._egress is None else [metrics.of_egress(self._egress)]
-        push = [] if self._push is None else [metrics.of_push(self._push)]
-        return metrics.registry(
+        intake = [] if self._intake is None else [partial(doors.of_intake, self._intake.counts)]
+        egress = [] if self._egress is None else [partial(doors.of_egress, self._egress)]
+        push = [] if self._push is None else [partial(work.of_push, self._push)]
+        return registry(
             [
                 *intake,
                 *egress,
                 *push,
-                metrics.of_socket(socket_door, self._hub),
-                metrics.of_acks({"socket": self._dispatch.on_socket, "http": self._dispatch.on_http}),
-                metrics.of_http(http_counts),
-                metrics.of_lane(self._lane),
-                metrics.of_fanout(self._delivery, self._publisher),
-                metrics.of_cluster(self._broker, self._presence),
-                metrics.of_pool(self._pool),
-                metrics.of_retention(self._retention),
-                metrics.of_vitals(self._vitals, self._settler),
-                metrics.of_groups(self._group_settler),
+                partial(doors.of_socket, socket_door, self._hub),
+                partial(doors.of_acks, {"socket": self._dispatch.on_socket, "http": self._dispatch.on_http}),
+                partial(doors.of_http, http_counts),
+                partial(work.of_lane, self._lane),
+                partial(fan_out.of_fanout, self._delivery, self._publisher),
+                partial(fan_out.of_cluster, self._broker, self._presence),
+                partial(work.of_pool, self._pool),
+                partial(work.of_retention, self._retention),
+                partial(work.of_vitals, self._vitals, self._settler),
+                partial(work.of_groups, self._group_settler),
             ]
         )
 

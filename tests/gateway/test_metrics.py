@@ -7,6 +7,7 @@ import json
 import re
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
@@ -15,8 +16,9 @@ import asyncpg
 import pytest
 from prometheus_client import generate_latest
 
-from gateway import metrics
 from gateway.counts import Histogram, Throttle
+from gateway.metrics.registry import registry
+from gateway.metrics.work import of_pool, of_vitals
 from gateway.vitals import Vitals
 from handlers.engagement.settler import Settler
 from storage.pool import session
@@ -341,7 +343,7 @@ async def test_locks_that_are_not_given_and_time_that_runs_out(tmp_path: Path) -
 
 async def test_who_waits_for_the_pool_is_seen(pool: asyncpg.Pool) -> None:
     """The look into asyncpg's queue, which is its own affair: this is where a new version would show."""
-    shown = metrics.registry([metrics.of_pool(pool)])
+    shown = registry([partial(of_pool, pool)])
     held = [await pool.acquire() for _ in range(10)]
     waiting = [asyncio.ensure_future(pool.acquire()) for _ in range(3)]
     await asyncio.sleep(0)
@@ -359,7 +361,7 @@ async def test_who_waits_for_the_pool_is_seen(pool: asyncpg.Pool) -> None:
 async def test_a_look_at_the_books_sees_what_is_wrong_and_forgets_what_is_right_again(pool: asyncpg.Pool) -> None:
     """Three faults that constraints let pass; the audit's own are in tests/storage/test_audit.py."""
     vitals = Vitals(pool=pool)
-    shown = metrics.registry([metrics.of_vitals(vitals, Settler())])
+    shown = registry([partial(of_vitals, vitals, Settler())])
 
     async def seen(statement: str) -> dict[str, float]:
         async with session(pool) as conn:

@@ -5,12 +5,14 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Iterator
 from contextlib import contextmanager
+from functools import partial
 
 import asyncpg
 import pytest
 from prometheus_client import generate_latest
 
-from gateway import metrics
+from gateway.metrics.registry import registry
+from gateway.metrics.work import of_groups
 from handlers.messaging import settler as settling
 from handlers.messaging.settler import GroupSettler
 from storage import db, gathered, heads
@@ -287,6 +289,6 @@ async def test_what_was_gathered_is_counted(chats: Chats) -> None:
     group = await chats.talk(*range(1, MANY + 1))
     await chats.say(1, group)
     await chats.settle()
-    shown = generate_latest(metrics.registry([metrics.of_groups(chats.settler)])).decode()
+    shown = generate_latest(registry([partial(of_groups, chats.settler)])).decode()
     assert f"applause_group_events_total {float(MANY - 1)}" in shown
     assert "applause_group_settler_runs_total 1.0" in shown
