@@ -10,7 +10,7 @@ from typing import Final
 
 import structlog
 
-from fanout.pages import READERS
+from gateway.sessions import BESIDE_THE_POOL
 from gateway.settings import BadSettings, Settings
 from gateway.supervisor import Supervisor
 from storage.db import connect
@@ -19,11 +19,6 @@ from storage.migrate import ensure_current, migrate
 
 log = structlog.get_logger()
 
-# A node's sessions in the embedded database beside its pool. These keep one each, all that wiring hands a `connect`;
-KEEPERS: Final = ("lane", "creators", "groups", "push", "egress")
-# each may be there twice, since PostgreSQL notices only at the end of a statement that its client has gone; and pages
-# have a pool of their own. The broker has none: where it talks through PostgreSQL, the database is not embedded.
-BESIDE_THE_POOL: Final = 2 * len(KEEPERS) + READERS
 FOR_COMMANDS: Final = 20  # `audit`, `migrate`, somebody's psql
 
 

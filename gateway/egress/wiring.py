@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
+from functools import partial
 from typing import TYPE_CHECKING
 
-from gateway.egress.counts import EgressCounts
 from gateway.failpoints import Failpoints
+from gateway.metrics.doors import of_egress
+from gateway.metrics.registry import Show
 from gateway.settings import Settings
 from gateway.supervisor import Supervisor
 from gateway.workers.team import kafka_of
@@ -19,16 +21,17 @@ if TYPE_CHECKING:
 def start_egress(
     settings: Settings,
     supervisor: Supervisor,
+    show: Show,
     *,
     node: str,
     pool: Pool,
     connect: Callable[[], Awaitable[Connection]],
     epoch: Callable[[], str],
     failpoints: Failpoints,
-) -> EgressCounts | None:
-    """Its services run from here on and keep these counts. None where there is no Kafka, or this node takes no part."""
+) -> None:
+    """Its services run from here on, unless there is no Kafka or this node takes no part."""
     if not settings.kafka.bootstrap_servers or not settings.egress.enabled:
-        return None
+        return
     from gateway.egress.publisher import EgressPublisher, ledger_topic  # with what only a cluster needs
     from gateway.egress.watch import EgressWatch
 
@@ -43,4 +46,4 @@ def start_egress(
     watch = EgressWatch(pool=pool, topic=ledger_topic(settings).name, counts=egress.counts)
     supervisor.keep("egress", egress.run)
     supervisor.keep("egress watch", watch.run)
-    return egress.counts
+    show(partial(of_egress, egress.counts))

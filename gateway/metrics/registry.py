@@ -16,6 +16,9 @@ from gateway.metrics.families import NAMESPACE, counter
 Reading = Callable[[], Iterable[Metric]]
 """Reads one part's numbers. Runs at each scrape, on the event loop, so it must not wait."""
 
+Show = Callable[[Reading], None]
+"""Takes what this node shows from now on; whoever starts a part is handed it."""
+
 
 def registry(readings: Iterable[Reading]) -> CollectorRegistry:
     """One node's own registry: its parts, the process, the build."""

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from gateway.ground import KEEPERS
+from gateway.sessions import KEEPERS
 from tests.journeys.conftest import checked
 from tests.support.clients import PATIENCE_S, Phone
 from tests.support.processes import nothing_broke
