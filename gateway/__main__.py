@@ -19,8 +19,9 @@ import msgspec
 import typer
 import uvloop
 
+from gateway.configuration import load, redacted, require_secret
 from gateway.ground import CannotStart
-from gateway.settings import BadSettings, Settings, load, redacted, require_secret
+from gateway.settings import BadSettings, Settings
 from handlers.errors import Refusal
 from storage.binaries import NoPostgres
 from storage.child import EmbeddedFailed

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from gateway.settings import BadSettings, Settings, load, redacted, require_secret
+from gateway.configuration import load, redacted, require_secret
+from gateway.settings import BadSettings, Settings
 
 SECRET = "0123456789abcdef0123456789abcdef"
 
