@@ -12,10 +12,11 @@ import asyncio
 import math
 from collections import deque
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import structlog
 
+from gateway.batch import resolve, run_in_turn
 from gateway.counts import LaneCounts, Throttle
 from gateway.intake.commit import take_steps
 from handlers.deed import GIVEN_UP, Answer, BatchResult, Deed, Delivered
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
     from asyncpg import Connection
 
     from gateway.failpoints import Failpoints
-    from handlers.deed import Concern, DeedHandler
+    from handlers.deed import DeedHandler
 
 log = structlog.get_logger()
 
@@ -203,14 +204,14 @@ class Lane:
         async with asyncio.timeout_at(max(due, now + _LEAST_TIME_S)):
             conn = await self._session()
             self.counts.begin()
-            parts = [Part(handler, part, await handler.resolve(conn, part)) for handler, part in self._by_domain(deeds)]
+            parts = await resolve(conn, self._handlers, deeds)
             self.counts.lap("resolve")
             await conn.execute("BEGIN")
             try:
                 concerned = set().union(*(part.concern.user_ids for part in parts))
                 locked = await heads.lock(conn, concerned, skip_locked=skip_locked) if concerned else {}
                 self.counts.lap("lock")
-                result = await _run_in_turn(conn, parts, locked)
+                result = await run_in_turn(conn, parts, locked)
                 await take_steps(conn, result.answers)
                 self.counts.lap("run")
             except Exception as error:
@@ -222,21 +223,6 @@ class Lane:
             self._committing = False
             self.counts.commit(len(deeds))
             return result
-
-    def _by_domain(self, deeds: Sequence[Deed]) -> list[tuple[DeedHandler, list[Deed]]]:
-        """The deeds of each domain. One whose connection has an earlier deed of another domain here stays out, for
-        its turn would come too early or too late: it waits for the next batch."""
-        parts: dict[DeedHandler, list[Deed]] = {}
-        domain_of: dict[object, DeedHandler] = {}
-        behind: set[object] = set()
-        for deed in deeds:
-            handler = self._handlers[deed.event]
-            key = deed.order_key
-            if key is not None and (key in behind or domain_of.setdefault(key, handler) is not handler):
-                behind.add(key)
-                continue
-            parts.setdefault(handler, []).append(deed)
-        return list(parts.items())
 
     async def _finish(self, result: BatchResult) -> None:
         """Acknowledge first, then tell. What has to wait stays unanswered until `_put_back`."""
@@ -346,29 +332,6 @@ class Lane:
                     outcome="unknown" if deed.attempted else None,
                 ),
             )
-
-
-class Part(NamedTuple):
-    """One domain's deeds of a batch, and whom they concern."""
-
-    handler: DeedHandler
-    deeds: list[Deed]
-    concern: Concern
-
-
-async def _run_in_turn(conn: Connection, parts: Sequence[Part], locked: dict[int, int]) -> BatchResult:
-    """Each domain reads, decides and writes in its turn; the later ones see what the earlier ones have written,
-    and each user's `seq` as they left it."""
-    answers: list[Answer] = []
-    events: list[Delivered] = []
-    afterwards: list[Callable[[], None]] = []
-    for part in parts:
-        result = await part.handler.run(conn, part.deeds, part.concern, locked)
-        answers += result.answers
-        events += result.events
-        afterwards += result.afterwards
-        locked.update({event.user_id: event.seq for event in result.events})
-    return BatchResult(answers, events, afterwards)
 
 
 class LaneLimits(Protocol):

@@ -416,7 +416,7 @@ async def test_the_same_key_through_two_nodes_at_once(spends: Spends, conn: asyn
 
 
 async def test_after_another_domain_of_the_same_transaction_seqs_and_balances_go_on(conn: asyncpg.Connection) -> None:
-    """As gateway.lane runs domains in turn: one lock, and each sees what the one before it has written."""
+    """As gateway.batch runs domains in turn: one lock, and each sees what the one before it has written."""
     await seed(conn)
     likes, spends = Batches(conn, await awards_of(conn)), Spends(conn)
     fan = 10
