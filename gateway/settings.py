@@ -118,9 +118,8 @@ class Socket(Section, frozen=True):
 
 
 class Limits(Section, frozen=True):
-    actions_per_second: Annotated[float, msgspec.Meta(ge=0.1, le=1_000_000)] = (
-        50  # of one user; two seconds' worth at once
-    )
+    # Of one user; two seconds' worth at once.
+    actions_per_second: Annotated[float, msgspec.Meta(ge=0.1, le=1_000_000)] = 50
 
 
 class Lane(Section, frozen=True):

@@ -12,9 +12,8 @@ from handlers.wire import encode
 
 # A letter that doesn't fit Kafka's usual megabyte would stop its partition for ever.
 MOST_BYTES: Final = 640 * 1024  # of key and value together; in base64 they still fit
-KEPT_BYTES: Final = (
-    64 * 1024
-)  # of each, where they don't; the whole is where the letter says, as long as Kafka keeps it
+# Of each, where they don't; the whole is where the letter says, as long as Kafka keeps it.
+KEPT_BYTES: Final = 64 * 1024
 MOST_REASON: Final = 1_000  # characters; it may quote the record
 
 
