@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
+from collections.abc import Awaitable, Callable
 from contextlib import AsyncExitStack
 from typing import Any, Final
 
@@ -14,6 +15,7 @@ from gateway.ground import database, stop_signal, topics
 from gateway.settings import Settings
 from gateway.supervisor import Supervisor
 from gateway.wiring import Node
+from gateway.workers.port import say_ready
 
 log = structlog.get_logger()
 
@@ -32,12 +34,20 @@ async def serve(settings: Settings, *, demo: bool) -> int:
         await topics(settings)
         node = Node(settings, dsn, supervisor)
         await node.start(stack, demo=demo)
-        return await serve_until_the_end(node, supervisor)
+
+        async def tell(port: int) -> None:
+            say_ready(settings.server.host, port)
+
+        return await serve_until_the_end(node, supervisor, stack, tell)
 
 
-async def serve_until_the_end(node: Node, supervisor: Supervisor) -> int:
-    """The exit status: 0 after a drain, 1 where a service of the node has died."""
-    stop = stop_signal()  # first: whoever is told to end before this ends without a word to anybody
+async def serve_until_the_end(
+    node: Node, supervisor: Supervisor, stack: AsyncExitStack, tell: Callable[[int], Awaitable[None]]
+) -> int:
+    """Open the doors, `tell` the port, and serve. The exit status: 0 after a drain, 1 where a service of the node has
+    died. Who is told to end before this ends without a word to anybody."""
+    stop = stop_signal()  # before anybody may count on a drain
+    await tell(await node.listen(stack))
     _spare_the_collector()
     died = asyncio.create_task(supervisor.died())
     waited: list[asyncio.Future[Any]] = [stop, died]

@@ -62,7 +62,6 @@ from gateway.socket.topics import Seats
 from gateway.socket.wheel import Wheel
 from gateway.socket.wiring import start_arrivals, visits_of
 from gateway.supervisor import Supervisor
-from gateway.workers.port import say_ready
 from gateway.workers.scrape import of_all, of_one
 from gateway.workers.team import Team, broker_for, presence_for
 from handlers.access.handler import AccessHandler
@@ -109,9 +108,11 @@ class Node:
         self._intake: IntakeDoor | None
         self._push: PushClock | None
         self._dispatch: Dispatch
+        self._socket_door: SocketDoor
+        self._site: web.Application
 
     async def start(self, stack: AsyncExitStack, *, demo: bool) -> None:
-        """Open the pool, join the other nodes, start the services and listen."""
+        """Open the pool, join the other nodes, start the services: all but the doors."""
         settings = self._settings
         pool = self._pool = await self._sessions.pool(stack, settings.database.pool_size)
         self._readings.append(partial(of_pool, pool))
@@ -137,16 +138,21 @@ class Node:
             actions=TokenBuckets(settings.limits.actions_per_second),
         )
         self._finish_client_app(client_app, access=access, evictions=evictions, typing=typing)
-        socket_door = self._socket_door(client_app)
-        app = self._site(socket_door, Door(verifier=authenticator, admit=access.admit), handlers)
+        self._socket_door = self._door_of(client_app)
+        self._site = self._site_of(Door(verifier=authenticator, admit=access.admit), handlers)
         if demo:
-            await add_demo(app, settings.auth, handlers, carry_out=self._dispatch.carry_out)
+            await add_demo(self._site, settings.auth, handlers, carry_out=self._dispatch.carry_out)
         stack.push_async_callback(self._supervisor.stop)  # after the doors, before what the services stand on
         stack.push_async_callback(fan_out.broker.stop)  # it has tasks there: before they end it says what is gathered
-        port = await listen(app, socket_door, self._wheel, settings, stack, is_shared=self._team is not None)
-        if self._team is None:
-            say_ready(settings.server.host, port)
-        log.info("listening", host=settings.server.host, port=port, node=self._name, epoch=self._history.epoch)
+
+    async def listen(self, stack: AsyncExitStack) -> int:
+        """Open the doors, until the stack is left; the port. Raises OSError where it can't be had."""
+        port = await listen(
+            self._site, self._socket_door, self._wheel, self._settings, stack, is_shared=self._team is not None
+        )
+        host = self._settings.server.host
+        log.info("listening", host=host, port=port, node=self._name, epoch=self._history.epoch)
+        return port
 
     # -- the parts -------------------------------------------------------------------------------
 
@@ -272,7 +278,7 @@ class Node:
             typing=typing,
         )
 
-    def _socket_door(self, client_app: ClientApp) -> SocketDoor:
+    def _door_of(self, client_app: ClientApp) -> SocketDoor:
         """Door 1."""
         return SocketDoor(
             settings=self._settings.socket,
@@ -282,14 +288,14 @@ class Node:
             address_of=Proxies(self._settings.server.trusted_proxies).client,
         )
 
-    def _site(self, socket_door: SocketDoor, door: Door, handlers: Handlers) -> web.Application:
+    def _site_of(self, door: Door, handlers: Handlers) -> web.Application:
         """Door 2, and what of door 1 is HTTP."""
         http_counts = HttpCounts()
         app = web.Application(
             middlewares=[counting(http_counts, slow_s=self._settings.log.slow_s), answer_problems],
             client_max_size=MAX_BODY_BYTES,
         )
-        socket_door.add_routes(app.router)
+        self._socket_door.add_routes(app.router)
         app.add_routes(
             site_routes(door, handlers, self._dispatch, event_limits=self._settings.events, underway=self._underway)
         )
@@ -297,7 +303,7 @@ class Node:
         shown = registry(
             [
                 *self._readings,
-                partial(of_socket, socket_door, self._hub),
+                partial(of_socket, self._socket_door, self._hub),
                 partial(of_acks, {"socket": self._dispatch.on_socket, "http": self._dispatch.on_http}),
                 partial(of_http, http_counts),
             ]

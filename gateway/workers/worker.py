@@ -51,8 +51,11 @@ async def work(mandate: Mandate) -> int:
         team = Team(line, mandate.team, settings.server.workers)
         node = Node(settings, mandate.dsn, supervisor, team)
         await node.start(stack, demo=mandate.demo)
-        await line.ask(PARENT, READY)
-        return await serve_until_the_end(node, supervisor)
+
+        async def tell(_: int) -> None:
+            await line.ask(PARENT, READY)
+
+        return await serve_until_the_end(node, supervisor, stack, tell)
 
 
 async def _pong(_: int, __: bytes) -> bytes:
