@@ -7,6 +7,7 @@ import math
 import random
 from collections.abc import Awaitable, Callable, Mapping
 from contextlib import AsyncExitStack
+from dataclasses import replace
 from pathlib import Path
 from typing import Final, TypeVar
 
@@ -58,7 +59,7 @@ S = TypeVar("S", bound=Server)
 class Sizes(msgspec.Struct, frozen=True):
     """How much of everything; times in seconds, `rate` in actions a second (None: closed loops, and mixed's own).
     `videos` are of likes, hot and mixed; None: enough of them. `workers`: of our server; `readers`:
-    whom events of intake are for."""
+    whom events of intake are for. `settling`: of the usual warm-ups and rests so much."""
 
     seconds: float = 4.0
     rounds: int = 2
@@ -75,6 +76,7 @@ class Sizes(msgspec.Struct, frozen=True):
     workers: int = 1
     videos: int | None = None
     readers: int = READERS
+    settling: float = 1.0
 
     @property
     def mixed_rate(self) -> float:
@@ -117,8 +119,8 @@ class Bench:
         self._figures: list[Figure] = []
         self._problems: list[str] = []
         self._checked: list[Checked] = []
-        self._conduct = Conduct(processes=sizes.processes, progress=progress)
-        self._checking = Conduct(sizes.processes, patience_s=sizes.patience_s, progress=progress, found=self._found)
+        self._conduct = Conduct(processes=sizes.processes, progress=progress, settling=sizes.settling)
+        self._checking = replace(self._conduct, patience_s=sizes.patience_s, found=self._found)
 
     async def run(self, scenarios: list[str]) -> Report:
         """Run these scenarios, in the order of ALL: memory first, on servers that are fresh."""

@@ -35,10 +35,9 @@ FIRST_USER: Final = 6_000_001
 START_S: Final = 120.0
 STOP_S: Final = 40.0
 SETTLE_S: Final = 10.0
-IDLE_S: Final = 3.0
+IDLE_S: Final = 3.0  # at most: no longer than the load
 SCRAPES_APART_S: Final = 1.5  # a node's metrics may be that old
 LANES: Final = 16  # connections of backends to each node
-WARM_UP_S: Final = 5.0  # Kafka is compiled meanwhile, and its groups settle
 READY: Final = "Ctrl-C ends all."
 
 _NODE: Final = re.compile(r"^node \d+ +http://([0-9.]+):(\d+) +process (\d+)", re.MULTILINE)
@@ -152,9 +151,9 @@ class Post:
         self.there += len(there)
         return f"{self._name.decode()}-{len(self.sent) - 1}"
 
-    async def settle(self) -> None:
+    async def settle(self, patience_s: float) -> None:
         """Return when all have come, or will not."""
-        deadline = time.perf_counter() + SETTLE_S
+        deadline = time.perf_counter() + patience_s
         while self.come < self.expected and time.perf_counter() < deadline:
             await asyncio.sleep(0.05)
 
@@ -213,12 +212,14 @@ class Result(msgspec.Struct, rename="camel", kw_only=True):
 
 
 class Load(NamedTuple):
-    """`rate` events a second on each node, each for as many of its `users` as of others', `recipients` in all."""
+    """`rate` events a second on each node, each for as many of its `users` as of others', `recipients` in all; and
+    before, for `warm_up_s`, some that count for nothing."""
 
     rate: float
     recipients: int
     users: int
     seconds: float
+    warm_up_s: float
 
 
 async def measure(folder: Path, nodes: int, load: Load) -> Result:
@@ -227,14 +228,14 @@ async def measure(folder: Path, nodes: int, load: Load) -> Result:
         phones: list[Reader] = []
         for node in range(nodes):
             phones += await _connect(cluster.door(node), _users_of(node, nodes, load))
-        await _publish_everywhere(cluster, phones, load._replace(seconds=WARM_UP_S))
+        await _publish_everywhere(cluster, phones, load._replace(seconds=load.warm_up_s), load.warm_up_s)
         await asyncio.sleep(1.0)
         cpu, at = cluster.cpu_s(), time.perf_counter()
-        await asyncio.sleep(IDLE_S)
+        await asyncio.sleep(min(IDLE_S, load.seconds))
         idle = (cluster.cpu_s() - cpu) / (time.perf_counter() - at)
         told = await cluster.told()
         cpu, at = cluster.cpu_s(), time.perf_counter()
-        post = await _publish_everywhere(cluster, phones, load)
+        post = await _publish_everywhere(cluster, phones, load, SETTLE_S)
         spent_s = cluster.cpu_s() - cpu - idle * (time.perf_counter() - at)
         told = (await cluster.told()).since(told)
         await hang_up(phones)
@@ -264,13 +265,13 @@ async def _connect(door: Door, users: Sequence[int]) -> list[Reader]:
     return await connect_all(door.address, lambda at: Reader(door, users[at]), len(users))
 
 
-async def _publish_everywhere(cluster: Cluster, phones: Sequence[Reader], load: Load) -> Post:
-    """On all nodes at once; returns when what was published has come."""
+async def _publish_everywhere(cluster: Cluster, phones: Sequence[Reader], load: Load, patience_s: float) -> Post:
+    """On all nodes at once; returns when what was published has come, or has not within `patience_s`."""
     post = Post()
     for phone in phones:
         phone.post = post
     await asyncio.gather(*(_publish(cluster, node, post, load) for node in range(len(cluster.nodes))))
-    await post.settle()
+    await post.settle(patience_s)
     return post
 
 
@@ -353,6 +354,9 @@ def cluster(
     recipients: Annotated[int, typer.Option(help="Of each event; half of them on other nodes.", min=2, max=100)] = 2,
     users: Annotated[int, typer.Option(help="On each node.", min=50, max=5_000)] = 100,
     seconds: Annotated[float, typer.Option(help="Of publishing, each time.", min=1, max=3600)] = 5.0,
+    warm_up: Annotated[
+        float, typer.Option(help="Seconds of publishing before: Kafka is compiled, and its groups settle.", min=0)
+    ] = 5.0,
     json: Annotated[Path | None, typer.Option(help="Write the results there; - for standard output.")] = None,
 ) -> None:
     """Measure how events reach users on other nodes: the time that it adds, and what it costs with 2, 4, 8 nodes."""
@@ -360,7 +364,7 @@ def cluster(
         counts = [int(each) for each in nodes.split(",")]
     except ValueError:
         raise typer.BadParameter("like 2,4,8", param_hint="--nodes") from None
-    load = Load(rate, recipients, users, seconds)
+    load = Load(rate, recipients, users, seconds, warm_up)
     results: list[Result] = []
     with tempfile.TemporaryDirectory(prefix="applause-loadtest-") as folder:
         for count in counts:

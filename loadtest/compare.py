@@ -81,7 +81,7 @@ class Comparing:
 
     def __init__(self, sizes: Sizes, folder: Path, *, peers: Sequence[str] = PEERS, tell: Tell) -> None:
         self._sizes = sizes
-        self._conduct = Conduct(processes=sizes.processes)
+        self._conduct = Conduct(processes=sizes.processes, settling=sizes.settling)
         self._folder = folder
         workers = sizes.workers
         team = {} if workers == 1 else {f"{OURS} × {workers}": partial(Applause, workers=workers)}

@@ -26,12 +26,17 @@ _KIB_IN_MIB: Final = 1024
 class Conduct:
     """How a scenario is run: in how many load processes, who hears of it, and whether the promises are checked
     afterwards: what is still on its way has `patience_s` to arrive (0: nothing is checked), and `found` gets what was
-    looked at."""
+    looked at. Warm-ups and rests take `settling` of their usual time: less is for those who want no good figures."""
 
     processes: int = 1
     patience_s: float = 0.0
     progress: Progress | None = None
+    settling: float = 1.0
     found: Callable[[list[Checked]], None] = field(default=lambda checked: None)
+
+    async def settle(self, seconds: float) -> None:
+        """Warm up, or let the server and the client come to rest, which usually takes `seconds`."""
+        await asyncio.sleep(seconds * self.settling)
 
 
 PLAINLY: Final = Conduct()
@@ -104,7 +109,7 @@ async def measured(
     """
     await crew.do("prepare")
     await crew.do("begin")
-    await asyncio.sleep(window.warm_up_s)
+    await conduct.settle(window.warm_up_s)
     watch = Watch(server, await crew.do("look"))
     series = await look_on(watch, crew, window, conduct.progress)
     figure = watch.figure(window, series)

@@ -77,10 +77,10 @@ async def run_idle(server: Server, *, connections: int, first_user: int, conduct
     job = CrowdJob(connections=count, first_user=first_user)
     async with Crew(server, job, processes=conduct.processes, door=server.door) as crew:
         await crew.do("prepare")
-        await asyncio.sleep(SETTLE_S)
+        await conduct.settle(SETTLE_S)
         before = rss_kib(server.pid)
         figure = await _arrive(server, crew, Window("idle", "KiB/connection", 0, 0), conduct)
-        await asyncio.sleep(SETTLE_S)
+        await conduct.settle(SETTLE_S)
         grown = rss_kib(server.pid) - before
         await crew.do("end")
     await hang_up(early)

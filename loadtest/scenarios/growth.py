@@ -160,7 +160,7 @@ async def run_growth(
             await crew.do("begin")
             stack.push_async_callback(crew.do, "end")
             here = size
-            await asyncio.sleep(SETTLE_S)
+            await conduct.settle(SETTLE_S)
             each_kib = (rss_kib(server.pid) - empty) / here
             job = GrowthJob(first_user=first_user, run=f"{run}-{here}")
             figure = await _cost(server, job, seconds, f"growth, {here:,} connections", conduct)

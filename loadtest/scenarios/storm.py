@@ -135,7 +135,7 @@ async def _storm(server: Server, job: StormJob, measure: str, conduct: Conduct) 
         after = await crew.do("end")
     if conduct.patience_s:
         conduct.found(after.checked)
-    await asyncio.sleep(SETTLE_S)  # the server notices that all are gone
+    await conduct.settle(SETTLE_S)  # the server notices that all are gone
     return msgspec.structs.replace(
         figure,
         value=elapsed,

@@ -12,7 +12,9 @@ from collections.abc import AsyncIterator
 from io import StringIO
 from pathlib import Path
 
+import msgspec
 import pytest
+import pytest_asyncio
 
 from loadtest.bench import SCENARIOS, Bench, Sizes
 from loadtest.crew import Crew, WorkerFailed
@@ -23,24 +25,24 @@ from loadtest.report import Report
 from loadtest.scenarios.echo import EchoJob
 from loadtest.scenarios.mixed import habits_of
 from loadtest.servers import PYTHON, Applause, Elsewhere
+from tests.loadtest.conftest import Command
 
 SMALL = Sizes(
-    seconds=0.5, rounds=1, connections=20, listeners=40, idle=200, growth=300, connects=100, phones=30, events=5,
-    patience_s=30, videos=300,
+    seconds=0.25, rounds=1, connections=20, listeners=40, idle=100, growth=150, connects=60, phones=30, events=5,
+    patience_s=30, videos=150, settling=0.1,
 )  # fmt: skip
 SHARED = {"idle", "connects", "echo", "fanout, 4 outstanding", "fanout, 1 outstanding"}
 OURS = {
     "likes uniform", "likes uniform, half rate", "likes hot", "likes hot, half rate", "chat", "chat, half rate",
     "storm", "storm, bare connects", "mixed, 500/s",
-    "growth, 20 connections", "growth, 100 connections", "growth, 300 connections",
+    "growth, 10 connections", "growth, 50 connections", "growth, 150 connections",
 }  # fmt: skip
 
 
-@pytest.fixture
-async def running(tmp_path: Path) -> AsyncIterator[Applause]:
-    folder = tmp_path / "server"
-    folder.mkdir()
-    server = Applause(folder)
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def running(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Applause]:
+    """One for all tests that load a server which runs already."""
+    server = Applause(tmp_path_factory.mktemp("server"))
     try:
         await server.started()
         yield server
@@ -84,21 +86,25 @@ async def test_several_processes_add_up(running: Applause, tmp_path: Path) -> No
     door = running.door
     elsewhere = Elsewhere(f"http://{door.address.host}:{door.address.port}", door.secret)
     sizes = Sizes(
-        seconds=1.0, rounds=1, connections=21, listeners=30, connects=100, phones=31, events=7, processes=2,
-        patience_s=30, rate=300.0, videos=100,
+        seconds=0.3, rounds=1, connections=21, listeners=30, connects=100, phones=31, events=7, processes=2,
+        patience_s=30, rate=300.0, videos=100, settling=0.1,
     )  # fmt: skip
-    for scenarios in (["hot"], ["connects", "storm", "echo", "fanout", "hot", "mixed"]):
-        bench = Bench(sizes, tmp_path, peer=True, progress=Progress(StringIO()), elsewhere=elsewhere)
-        report = await bench.run(scenarios)
-        assert report.problems == []
+    found: list[Report] = []
+    for scenarios, seconds in ((["hot"], 0.3), (["connects", "storm", "echo", "fanout", "hot"], 0.3), (["mixed"], 1.0)):
+        timed = msgspec.structs.replace(sizes, seconds=seconds)
+        bench = Bench(timed, tmp_path, peer=True, progress=Progress(StringIO()), elsewhere=elsewhere)
+        found.append(await bench.run(scenarios))
+    assert [report.problems for report in found] == [[], [], []]
+    first, second, of_mixed = found
+    for report in (first, second):
         hot = figure_of(report, "likes hot, 300/s")
         assert hot.histogram is not None
         assert hot.histogram.count >= hot.samples > 0
         assert "ran out" not in hot.note
-    resumed = next(checked for checked in report.checked if "resumed" in checked.what)
+    resumed = next(checked for checked in second.checked if "resumed" in checked.what)
     assert resumed.count == 4 * 31  # both parts' phones: first, bare, storm, bare
-    assert figure_of(report, "connects").samples == 100
-    assert "reconnects" in figure_of(report, "mixed, 300/s").note
+    assert figure_of(second, "connects").samples == 100
+    assert "reconnects" in figure_of(of_mixed, "mixed, 300/s").note, "the first of them leave within a second"
     assert await running.audit() == ""
 
 
@@ -121,17 +127,16 @@ async def test_a_load_process_that_ends_too_early_is_an_error() -> None:
 @pytest.mark.parametrize(
     ("arguments", "told"),
     [
-        (["nonsense"], b"nonsense"),
-        (["likes", "--url", "http://127.0.0.1:1"], b"--token-secret"),
-        (["idle", "--url", "http://127.0.0.1:1", "--token-secret", "s"], b"idle"),
-        (["likes", "--url", "ftp://a", "--token-secret", "s"], b"http://host:port"),
+        (["nonsense"], "nonsense"),
+        (["likes", "--url", "http://127.0.0.1:1"], "--token-secret"),
+        (["idle", "--url", "http://127.0.0.1:1", "--token-secret", "s"], "idle"),
+        (["likes", "--url", "ftp://a", "--token-secret", "s"], "http://host:port"),
     ],
 )
-def test_it_says_how_it_was_used_wrongly(tmp_path: Path, arguments: list[str], told: bytes) -> None:
-    command = [sys.executable, "-P", "-m", "loadtest", *arguments]
-    done = subprocess.run(command, cwd=tmp_path, capture_output=True, check=False)
-    assert done.returncode == 2, done.stderr
-    assert told in done.stderr
+def test_it_says_how_it_was_used_wrongly(command: Command, arguments: list[str], told: str) -> None:
+    said = command(*arguments)
+    assert said.status == 2, said
+    assert told in said.err
 
 
 def test_the_command_of_the_gateway_passes_it_on(tmp_path: Path) -> None:

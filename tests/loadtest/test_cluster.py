@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import asyncio
-import subprocess
-import sys
 import time
 
 import msgspec
 
 from loadtest.cluster import Post, Result, Told, as_table
-from tests.support.folders import own_environment
+from tests.loadtest.conftest import Command
 from tests.support.services import need_kafka, need_valkey
 
 
@@ -45,19 +42,13 @@ def test_what_is_told_adds_up() -> None:
     assert after.since(before) == Told(4, 3, 2, 500)
 
 
-async def test_it_measures_a_cluster() -> None:
+def test_it_measures_a_cluster(command: Command) -> None:
     need_kafka()
     need_valkey()
-    asked = ["--nodes", "2", "--rate", "20", "--users", "50", "--seconds", "1", "--json", "-"]
-    ended = await asyncio.to_thread(
-        subprocess.run,
-        [sys.executable, "-m", "gateway", "loadtest", "cluster", *asked],
-        env=own_environment(),
-        capture_output=True,
-        check=False,
-    )
-    assert ended.returncode == 0, ended.stderr.decode()
-    [result] = msgspec.json.decode(ended.stdout, type=list[Result])
+    asked = ["--nodes", "2", "--rate", "20", "--users", "50", "--seconds", "1", "--warm-up", "1", "--json", "-"]
+    said = command("cluster", *asked)
+    assert said.status == 0, said.err
+    [result] = msgspec.json.decode(said.out, type=list[Result])
     assert (result.nodes, result.events, result.lost, result.twice) == (2, 80, 0, 0)
     assert result.records_per_event > 0
     assert 100 < result.bytes_per_event < 2_000

@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
-from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -14,6 +11,7 @@ import pytest
 from loadtest.compare import Comparison, as_html, as_text
 from loadtest.comparison import LINES, Row, Spread, as_table, rows_of
 from loadtest.figures import Figure, Latency
+from tests.loadtest.conftest import Command
 
 
 def figure(server: str, value: float, *, measure: str = "echo", **given: Any) -> Figure:
@@ -114,8 +112,7 @@ def test_the_text_and_the_page_tell_what_is_wrong_and_what_is_missing() -> None:
 
 
 @pytest.mark.parametrize("arguments", [["nonsense"], ["echo", "--peers", "nobody"]])
-def test_an_unknown_measure_or_peer_is_a_wrong_use(arguments: list[str], tmp_path: Path) -> None:
-    command = [sys.executable, "-P", "-m", "loadtest", "compare", *arguments]
-    done = subprocess.run(command, cwd=tmp_path, capture_output=True, check=False)
-    assert done.returncode == 2, done.stderr
-    assert arguments[-1].encode() in done.stderr
+def test_an_unknown_measure_or_peer_is_a_wrong_use(command: Command, arguments: list[str]) -> None:
+    said = command("compare", *arguments)
+    assert said.status == 2, said
+    assert arguments[-1] in said.err

