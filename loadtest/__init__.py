@@ -11,6 +11,7 @@ a broken promise are.
     backend.py      HTTP as another backend speaks it
     servers.py      the servers under test, as processes, or elsewhere
     crew.py         parts of a scenario, in this process or in several (worker.py); open loops
+    asking.py       phones that ask and are answered, as fast as that or at a rate
     measure.py      a crew at work, watched for a while
     witness.py      what one user's phones are told, held against what they were told before
     promises.py     promises 1 to 4, asked of the server over its API afterwards

@@ -13,8 +13,9 @@ import os
 import subprocess
 import sys
 import time
+import uuid
 from collections.abc import Callable, Iterator
-from typing import Any, Final, Generic, Protocol, TypeVar
+from typing import Any, Final, Protocol
 
 import msgspec
 
@@ -175,57 +176,6 @@ class Part:
         """Check what is to be checked, and hang up."""
 
 
-class Asker(Protocol):
-    """A phone that asks and is answered."""
-
-    def begin(self) -> None:
-        """Ask for the first time; then again whenever it is answered."""
-        ...
-
-    @property
-    def unanswered(self) -> list[float]:
-        """When what has no answer yet should have been sent."""
-        ...
-
-
-P = TypeVar("P", bound=Asker)
-
-
-class Asking(Part, Generic[P]):
-    """A part whose phones ask as fast as they are answered, or all together at a rate: then `send_one` is theirs."""
-
-    def __init__(self, rate: float | None, share: Share) -> None:
-        super().__init__()
-        self.is_closed_loop = rate is None
-        self.stopped = False
-        self.phones: list[P] = []
-        self._rate = None if rate is None else rate / share.of
-
-    def send_one(self, due: float) -> bool:
-        """Let one phone ask what was due then; False where nobody has anything left."""
-        raise NotImplementedError
-
-    async def begin(self) -> None:
-        if self._rate is not None:
-            self.pacing = asyncio.create_task(pace(self._rate, self.send_one, lambda: self.stopped))
-            return
-        for phone in self.phones:
-            phone.begin()
-
-    async def stop(self) -> None:
-        self.stopped = True
-        if self.pacing is not None:
-            await self.pacing
-
-    def count_unanswered(self) -> None:
-        """What never had an answer was a long wait, and a fault."""
-        now = time.perf_counter()
-        for phone in self.phones:
-            for due in phone.unanswered:
-                self.count.waits.record(now - due)
-        self.count.faults += self.count.sent - self.count.done
-
-
 class Job(Protocol):
     """A scenario with its sizes; as JSON it tells a load process what to do."""
 
@@ -334,3 +284,8 @@ def batches(items: list[Any], size: int) -> Iterator[list[Any]]:
     """`items` in lists of at most `size`."""
     for at in range(0, len(items), size):
         yield items[at : at + size]
+
+
+def new_run() -> str:
+    """A short name that no other run has had."""
+    return uuid.uuid4().hex[:8]

@@ -11,7 +11,7 @@ from typing import Final
 
 import msgspec
 
-from loadtest.crew import Checked, Count, Crew
+from loadtest.crew import Checked, Count, Crew, Job
 from loadtest.figures import Figure, Sample, summary
 from loadtest.progress import Progress
 from loadtest.servers import Server
@@ -99,26 +99,20 @@ class Watch:
         )
 
 
-async def measured(
-    server: Server, crew: Crew, window: Window, conduct: Conduct, *, is_complete: Callable[[Count], bool]
-) -> tuple[Figure, Count]:
-    """Prepare and begin, look on for the window's time, stop, wait until it `is_complete` (or SETTLE_S), and end.
+async def measured(server: Server, job: Job, window: Window, conduct: Conduct = PLAINLY) -> tuple[Figure, Count]:
+    """Prepare and begin, look on for the window's time, stop, wait for all answers (or SETTLE_S), and end.
 
     The latencies are of all that was answered after the warm-up, also what came after the window: what is slow must
     not be left out for being slow. Returns the figure and the whole count. Raises WorkerFailed, PhoneFailed.
     """
-    await crew.do("prepare")
-    await crew.do("begin")
-    await conduct.settle(window.warm_up_s)
-    watch = Watch(server, await crew.do("look"))
-    series = await look_on(watch, crew, window, conduct.progress)
-    figure = watch.figure(window, series)
-    await crew.do("stop")
-    with contextlib.suppress(TimeoutError):
-        async with asyncio.timeout(SETTLE_S):
-            while not is_complete(await crew.do("look")):
-                await asyncio.sleep(0.05)
-    after = await crew.do("end")
+    async with Crew(server, job, processes=conduct.processes, door=server.door) as crew:
+        await crew.do("prepare")
+        await crew.do("begin")
+        await conduct.settle(window.warm_up_s)
+        watch = Watch(server, await crew.do("look"))
+        series = await look_on(watch, crew, window, conduct.progress)
+        figure = watch.figure(window, series)
+        after = await wound_up(crew)
     waits = after.waits.since(watch.first.waits)
     figure = msgspec.structs.replace(
         figure,
@@ -129,6 +123,16 @@ async def measured(
         note=after.first_fault,
     )
     return figure, after
+
+
+async def wound_up(crew: Crew) -> Count:
+    """What a crew has done once it has stopped and all is answered (or SETTLE_S are over), and it has ended."""
+    await crew.do("stop")
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(SETTLE_S):
+            while (count := await crew.do("look")).done < count.sent:
+                await asyncio.sleep(0.05)
+    return await crew.do("end")
 
 
 async def look_on(watch: Watch, crew: Crew, window: Window, progress: Progress | None) -> list[Sample]:

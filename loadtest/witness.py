@@ -58,6 +58,11 @@ class Failure(msgspec.Struct):
     code: str
     retryable: bool = False
 
+    @property
+    def is_passing(self) -> bool:
+        """Whether the server only could not just then, as may be under load."""
+        return self.code in _PASSING
+
 
 class Answer(msgspec.Struct):
     """An acknowledgement."""
@@ -68,6 +73,7 @@ class Answer(msgspec.Struct):
     replayed: bool = False
 
 
+_PASSING: Final = frozenset({"rate_limited", "overloaded", "unavailable", "draining"})
 _EVENT: Final = msgspec.json.Decoder(tuple[str, Event])
 _WELCOME: Final = msgspec.json.Decoder(tuple[str, Welcome])
 _ANSWER: Final = msgspec.json.Decoder(tuple[Answer])

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import time
-import uuid
 from typing import Final
 
 import msgspec
 
 from loadtest.backend import Asked, Backend
-from loadtest.crew import Count, Crew, Part, Share, Target
+from loadtest.crew import Count, Part, Share, Target, new_run
 from loadtest.figures import Figure
 from loadtest.measure import PLAINLY, Conduct, Window, measured
 from loadtest.phone import Address, Phone, connect_all, hang_up, text_frame
@@ -135,7 +134,7 @@ class FanoutPart(Part):
 
     async def begin(self) -> None:
         if self._share.number == 0:
-            token, run = self._target.token("loadtest", "service"), uuid.uuid4().hex[:8]
+            token, run = self._target.token("loadtest", "service"), new_run()
             self._publishers = [asyncio.create_task(self._publish(token, run)) for _ in range(self._job.outstanding)]
 
     async def stop(self) -> None:
@@ -165,9 +164,6 @@ async def run_fanout(
     """Deliveries per second, and how long an event takes to its last listener."""
     job = FanoutJob(listeners=listeners, outstanding=outstanding, base=base)
     window = Window(f"fanout, {outstanding} outstanding", "deliveries/s", seconds, WARM_UP_S)
-    async with Crew(server, job, processes=conduct.processes, door=server.door) as crew:
-        figure, count = await measured(
-            server, crew, window, conduct, is_complete=lambda count: count.done >= count.sent
-        )
+    figure, count = await measured(server, job, window, conduct)
     note = "; ".join(filter(None, (figure.note, f"{listeners:,} listeners")))
     return msgspec.structs.replace(figure, faults=figure.faults + abs(count.sent - count.done), note=note)

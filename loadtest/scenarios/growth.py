@@ -9,14 +9,13 @@ from __future__ import annotations
 
 import asyncio
 import time
-import uuid
 from contextlib import AsyncExitStack
 from typing import Final
 
 import msgspec
 
 from loadtest.backend import Asked, Backend
-from loadtest.crew import Checked, Crew, Part, Share, Target
+from loadtest.crew import Checked, Crew, Part, Share, Target, new_run
 from loadtest.figures import Figure
 from loadtest.machine import rss_kib
 from loadtest.measure import PLAINLY, Conduct, Window, measured
@@ -145,7 +144,7 @@ async def run_growth(
 ) -> list[Figure]:
     """Microseconds of the server's CPU for one event, at a fifteenth, a third and all of so many connections; and what
     the connections take of its memory. Needs a fresh server, as `idle` does."""
-    most, run = most_connections(connections + LISTENERS) - LISTENERS, uuid.uuid4().hex[:8]
+    most, run = most_connections(connections + LISTENERS) - LISTENERS, new_run()
     figures: list[Figure] = []
     async with AsyncExitStack() as stack:
         await _cost(
@@ -177,10 +176,7 @@ async def _cost(server: Server, job: GrowthJob, seconds: float, measure: str, co
     after, rested = server.spent(memory=False), time.perf_counter() - begun
     server_rest, database_rest = ((late - early) / rested for late, early in zip(after[:2], before[:2], strict=True))
     window = Window(measure, "events/s", seconds, WARM_UP_S)
-    async with Crew(server, job, processes=conduct.processes, door=server.door) as crew:
-        figure, count = await measured(
-            server, crew, window, conduct, is_complete=lambda count: count.done >= count.sent
-        )
+    figure, count = await measured(server, job, window, conduct)
     if conduct.patience_s:
         conduct.found(count.checked)
     database_us = (figure.database_cores - database_rest) / figure.value * US

@@ -10,14 +10,13 @@ from __future__ import annotations
 import asyncio
 import re
 import time
-import uuid
 from typing import TYPE_CHECKING, Final
 
 import msgspec
 
 from handlers.directory.wire import PutUserRequest
 from loadtest.backend import Asked, Backend
-from loadtest.crew import Checked, Crew, Part, Share, Target
+from loadtest.crew import Checked, Part, Share, Target, new_run
 from loadtest.figures import Figure
 from loadtest.machine import spent
 from loadtest.measure import PLAINLY, Conduct, Window, measured
@@ -212,15 +211,12 @@ async def run_intake(
     """Events taken in per second; what Kafka itself takes is in the note."""
     await seed(server, {first_user + at: PutUserRequest(username="reader") for at in range(users)}, {})
     job = IntakeJob(
-        kafka=kafka.servers, topic=kafka.topic("events"), first_user=first_user, run=uuid.uuid4().hex[:8], rate=rate,
+        kafka=kafka.servers, topic=kafka.topic("events"), first_user=first_user, run=new_run(), rate=rate,
         users=users,
     )  # fmt: skip
     window = Window("intake" if rate is None else f"intake, {rate:,.0f}/s", "events/s", seconds, WARM_UP_S)
     before, begun = spent(kafka.pid, memory=False).server_s, time.perf_counter()
-    async with Crew(server, job, processes=conduct.processes, door=server.door) as crew:
-        figure, count = await measured(
-            server, crew, window, conduct, is_complete=lambda count: count.done >= count.sent
-        )
+    figure, count = await measured(server, job, window, conduct)
     cores = (spent(kafka.pid, memory=False).server_s - before) / (time.perf_counter() - begun)
     conduct.found(count.checked)
     note = "; ".join(filter(None, (figure.note, f"Kafka {cores:.2f} cores" if kafka.pid else "")))

@@ -11,14 +11,13 @@ import asyncio
 import itertools
 import random
 import time
-import uuid
 from collections.abc import Iterator
 from typing import Final
 
 import msgspec
 
 from handlers.directory.wire import PutUserRequest, PutVideoRequest
-from loadtest.crew import Checked, Crew, Part, Share, Target, pace
+from loadtest.crew import Checked, Part, Share, Target, new_run, pace
 from loadtest.figures import Figure
 from loadtest.measure import CHECKING, Conduct, Window, measured
 from loadtest.promises import Reservoir, check_replays, check_totals, check_witnesses, sum_of_totals
@@ -180,12 +179,9 @@ async def run_mixed(server: Server, job: MixedJob, *, seconds: float, conduct: C
     videos = {video: PutVideoRequest(owner_id=owner, title="A video") for video, owner in owners.items()}
     await seed(server, users, videos)
     before = await sum_of_totals(server, owners)
-    job = msgspec.structs.replace(job, run=uuid.uuid4().hex[:8], patience_s=conduct.patience_s)
+    job = msgspec.structs.replace(job, run=new_run(), patience_s=conduct.patience_s)
     window = Window(f"mixed, {job.rate:,.0f}/s", "actions/s", seconds, WARM_UP_S)
-    async with Crew(server, job, processes=conduct.processes, door=server.door) as crew:
-        figure, count = await measured(
-            server, crew, window, conduct, is_complete=lambda count: count.done >= count.sent
-        )
+    figure, count = await measured(server, job, window, conduct)
     count.checked.append(
         await check_totals(server, list(owners), before + count.more.get("totals", 0), conduct.patience_s)
     )

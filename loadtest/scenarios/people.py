@@ -23,8 +23,6 @@ READS_S: Final = 2.0  # how long a slow reader reads, on average
 STALLS_S: Final = (0.5, 3.0)  # and how long not
 REMEMBERED: Final = 8  # answered actions that a person may send again
 
-_PASSING: Final = frozenset({"rate_limited", "overloaded", "unavailable", "draining"})
-
 
 class Action:
     """One thing that a person does, until it is answered. `due` is 0 where its wait would not be the server's."""
@@ -155,7 +153,7 @@ class Person:
             self._count.waits.record(time.perf_counter() - action.due)
         if answer.ok:
             self._judge(action, answer, message)
-        elif answer.error is not None and answer.error.code in _PASSING:
+        elif answer.error is not None and answer.error.is_passing:
             self._count.refused += 1
         else:
             self._count.fault(message)

@@ -9,13 +9,12 @@ from __future__ import annotations
 import asyncio
 import random
 import time
-import uuid
 from typing import Final
 
 import msgspec
 
 from loadtest.backend import Asked, ask_all
-from loadtest.crew import Checked, Crew, Part, Share, Target, batches
+from loadtest.crew import Checked, Crew, Part, Share, Target, batches, new_run
 from loadtest.figures import Figure, Sample, middle, summary
 from loadtest.measure import PLAINLY, Conduct, Watch, Window
 from loadtest.phone import Address, Phone, PhoneFailed, connect, hang_up
@@ -150,7 +149,7 @@ async def _storm(server: Server, job: StormJob, measure: str, conduct: Conduct) 
 
 async def _deposit(server: Server, users: range, events: int) -> None:
     """`events` in each one's inbox, while they are away."""
-    run = uuid.uuid4().hex[:8]
+    run = new_run()
     asked = [
         Asked(
             "POST",

@@ -10,7 +10,7 @@ import pytest
 from aiohttp import web
 
 from loadtest.crew import Crew, Door, Share, pace, take
-from loadtest.measure import Conduct, Window, measured
+from loadtest.measure import Window, measured
 from loadtest.phone import Address
 from loadtest.scenarios.echo import EchoJob, run_echo
 from loadtest.servers import Elsewhere
@@ -37,10 +37,7 @@ async def test_a_server_that_stands_still_is_seen_by_all_who_waited() -> None:
         server = Elsewhere(f"http://127.0.0.1:{port}", SECRET)
         job = EchoJob(connections=4, rate=RATE)
         window = Window("echo", "acks/s", 1.0, 0.0)
-        async with Crew(server, job) as crew:
-            figure, count = await measured(
-                server, crew, window, Conduct(), is_complete=lambda count: count.done >= count.sent
-            )
+        figure, count = await measured(server, job, window)
     # The n-th of the first hundred was due n / RATE after the first, and none was answered before the last was due.
     assert (count.sent, figure.faults) == (count.done, 0)
     assert count.sent > HELD
