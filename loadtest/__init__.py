@@ -15,8 +15,8 @@ a broken promise are.
     measure.py      a crew at work, watched for a while
     witness.py      what one user's phones are told, held against what they were told before
     promises.py     promises 1 to 4, asked of the server over its API afterwards
-    scenarios/      likes (and hot), chat, echo, fan-out, crowd (idle and connects), growth, storm, mixed,
-                    intake (of Kafka)
+    scenarios/      likes (and hot), chat, group, echo, fan-out, crowd (idle and connects), growth, storm,
+                    mixed, intake (of Kafka)
     bench.py        a whole run: `applause loadtest`
     compare.py      beside the peers: `applause loadtest compare`; peers/ is what is measured there
     progress.py     what is shown while it runs

@@ -18,6 +18,7 @@ from loadtest.page import as_page
 from loadtest.phone import PhoneFailed
 from loadtest.progress import Progress
 from loadtest.report import Report, as_json, as_table
+from loadtest.scenarios.group import FEWEST, MEMBERS, RATE
 from loadtest.servers import Elsewhere, Kafka, ServerFailed
 
 Scenarios = Annotated[
@@ -47,6 +48,8 @@ def loadtest(
     patience: Annotated[
         float, typer.Option(help="Seconds that what is on its way may take, when promises are checked.", min=0.1)
     ] = 15.0,
+    members: Annotated[int, typer.Option(help="Of the group.", min=FEWEST, max=MEMBERS)] = MEMBERS,
+    messages: Annotated[float, typer.Option(help="Messages a second that are written into it.", min=0.1)] = RATE,
     workers: Annotated[int, typer.Option(help="Of our server.", min=1, max=64)] = 1,
     peer: Annotated[bool, typer.Option(help="Measure stock python-socketio beside ours.")] = True,
     url: Annotated[str | None, typer.Option(help="Load a gateway that runs already, http://host:port.")] = None,
@@ -85,6 +88,8 @@ def loadtest(
         processes,
         patience,
         workers,
+        members=members,
+        messages=messages,
     )
     report = _measured(sizes, chosen, peer, elsewhere, (kafka, kafka_prefix))
     if html is not None:

@@ -22,6 +22,7 @@ from loadtest.scenarios.chat import run_chat
 from loadtest.scenarios.crowd import run_connects, run_idle
 from loadtest.scenarios.echo import run_echo
 from loadtest.scenarios.fanout import run_fanout
+from loadtest.scenarios.group import LEAD_IN_S, MEMBERS, RATE, WARM_UP_S, GroupJob, run_group
 from loadtest.scenarios.growth import run_growth
 from loadtest.scenarios.intake import USERS as READERS
 from loadtest.scenarios.intake import run_intake
@@ -31,10 +32,10 @@ from loadtest.scenarios.mixed import MixedJob, run_mixed
 from loadtest.scenarios.storm import run_storm
 from loadtest.servers import Applause, Elsewhere, Kafka, Server, Stock
 
-SCENARIOS: Final = ("idle", "growth", "connects", "storm", "echo", "fanout", "likes", "hot", "chat", "mixed")
+SCENARIOS: Final = ("idle", "growth", "connects", "storm", "echo", "fanout", "likes", "hot", "chat", "group", "mixed")
 ALL: Final = (*SCENARIOS, "intake")  # which needs a Kafka, so that it is run only where somebody asks for it
 ALONE: Final = frozenset(
-    {"growth", "storm", "likes", "hot", "chat", "mixed", "intake"}
+    {"growth", "storm", "likes", "hot", "chat", "group", "mixed", "intake"}
 )  # stock has no inbox and no database
 LOCAL: Final = frozenset({"idle", "growth"})  # they look at the server's memory
 
@@ -44,12 +45,14 @@ FIRST_MIXED_USER: Final = 5_000_001
 FIRST_GROWTH_USER: Final = 6_000_001
 FIRST_INTAKE_USER: Final = 7_000_001
 FIRST_CHAT_USER: Final = 8_000_001
+FIRST_GROUP_USER: Final = 9_000_001
 # Stock takes minutes to let ten thousand in; its memory per connection is the same at fewer.
 STOCK_IDLE: Final = 2_000
 STOCK_CONNECTS: Final = 1_000
 
 FASTEST: Final = 30_000  # likes a second: so many videos are there that phones don't run out of them
 FASTEST_ALONE: Final = 600  # of one connection, which waits for each
+FASTEST_BESIDE: Final = 10_000  # likes a second of a group: its run is long, and each video has to be looked at
 OTHERS_BASES: Final = 10**9  # on a server that is not ours each run has people and videos of its own,
 OTHERS_WIDTH: Final = 10**6  # with ids from a random multiple of ten million on: nobody real is touched
 
@@ -59,7 +62,8 @@ S = TypeVar("S", bound=Server)
 class Sizes(msgspec.Struct, frozen=True):
     """How much of everything; times in seconds, `rate` in actions a second (None: closed loops, and mixed's own).
     `videos` are of likes, hot and mixed; None: enough of them. `workers`: of our server; `readers`:
-    whom events of intake are for. `settling`: of the usual warm-ups and rests so much."""
+    whom events of intake are for. `settling`: of the usual warm-ups and rests so much. `members` of a
+    group, of whom some write so many `messages` a second."""
 
     seconds: float = 4.0
     rounds: int = 2
@@ -77,11 +81,19 @@ class Sizes(msgspec.Struct, frozen=True):
     videos: int | None = None
     readers: int = READERS
     settling: float = 1.0
+    members: int = MEMBERS
+    messages: float = RATE
 
     @property
     def mixed_rate(self) -> float:
         """Of `mixed`, which is always an open loop."""
         return self.rate or 500.0
+
+    def group(self, first_user: int) -> GroupJob:
+        """With videos enough for two pairs of windows a round."""
+        settling_s = self.settling * (4 * self.rounds * LEAD_IN_S + WARM_UP_S)
+        each = min(FASTEST_BESIDE / self.members, FASTEST_ALONE) * (4 * self.rounds * self.seconds + settling_s)
+        return GroupJob(first_user=first_user, members=self.members, rate=self.messages, videos=math.ceil(each))
 
     @property
     def enough_videos(self) -> int:
@@ -165,6 +177,11 @@ class Bench:
                         seconds=sizes.seconds, rate=sizes.rate, conduct=self._checking,
                     )
                 )  # fmt: skip
+            case "group":
+                job = sizes.group(self._base + FIRST_GROUP_USER)
+                self._keep(
+                    await run_group(ours, job, seconds=sizes.seconds, pairs=2 * sizes.rounds, conduct=self._checking)
+                )
             case "storm":
                 first = self._base + FIRST_STORM_USER
                 self._keep(
@@ -174,11 +191,11 @@ class Bench:
                     )
                 )  # fmt: skip
             case "mixed":
-                job = MixedJob(
+                mixed = MixedJob(
                     people=sizes.connections, first_user=self._base + FIRST_MIXED_USER, rate=sizes.mixed_rate,
                     videos=sizes.videos or MIXED_VIDEOS,
                 )  # fmt: skip
-                self._keep([await run_mixed(ours, job, seconds=sizes.seconds, conduct=self._checking)])
+                self._keep([await run_mixed(ours, mixed, seconds=sizes.seconds, conduct=self._checking)])
             case "intake":
                 first = self._base + FIRST_INTAKE_USER
                 self._keep(

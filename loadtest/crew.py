@@ -169,6 +169,12 @@ class Part:
     async def begin(self) -> None:
         """Start the load; return at once."""
 
+    async def disturb(self) -> None:
+        """Begin what else goes on at times, where something does."""
+
+    async def calm(self) -> None:
+        """End it; return when it is over."""
+
     async def stop(self) -> None:
         """Send nothing new."""
 
@@ -190,7 +196,7 @@ class Order(msgspec.Struct, frozen=True):
     job: msgspec.Raw
 
 
-STEPS: Final = ("prepare", "begin", "look", "stop", "end")
+STEPS: Final = ("prepare", "begin", "disturb", "calm", "look", "stop", "end")
 
 
 async def take(part: Part, step: str) -> Count:

@@ -13,6 +13,7 @@ import msgspec
 
 from loadtest.crew import Checked, Count, Crew, Job
 from loadtest.figures import Figure, Sample, summary
+from loadtest.histogram import Histogram
 from loadtest.progress import Progress
 from loadtest.servers import Server
 
@@ -80,6 +81,11 @@ class Watch:
         )
         self._at, self._count, self._spent = now, count, spent_now
         return sample
+
+    @property
+    def waits(self) -> Histogram:
+        """Of what was answered between the first and the last sample."""
+        return self._count.waits.since(self.first.waits)
 
     def figure(self, window: Window, series: list[Sample]) -> Figure:
         """What the window from the first to the last sample comes to."""

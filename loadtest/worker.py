@@ -14,13 +14,14 @@ from loadtest.scenarios.chat import ChatJob
 from loadtest.scenarios.crowd import CrowdJob
 from loadtest.scenarios.echo import EchoJob
 from loadtest.scenarios.fanout import FanoutJob
+from loadtest.scenarios.group import GroupJob
 from loadtest.scenarios.growth import GrowthJob
 from loadtest.scenarios.intake import IntakeJob
 from loadtest.scenarios.likes import LikesJob
 from loadtest.scenarios.mixed import MixedJob
 from loadtest.scenarios.storm import StormJob
 
-AnyJob = ChatJob | CrowdJob | EchoJob | FanoutJob | GrowthJob | IntakeJob | LikesJob | MixedJob | StormJob
+AnyJob = ChatJob | CrowdJob | EchoJob | FanoutJob | GroupJob | GrowthJob | IntakeJob | LikesJob | MixedJob | StormJob
 
 
 async def work() -> None:

@@ -6,7 +6,8 @@ A message costs what a like does: one row of its own, one event for somebody els
 from __future__ import annotations
 
 import asyncio
-from typing import Final, NamedTuple
+from collections.abc import Sequence
+from typing import Any, Final, NamedTuple
 
 import msgspec
 
@@ -57,9 +58,9 @@ class Talker(Asker):
 
     event = b"message:send"
 
-    def __init__(self, part: ChatPart, user: int, conversation: str) -> None:
+    def __init__(self, part: Asking[Any], user: int, conversation: str, run: str) -> None:
         super().__init__(part, user)
-        self._run = part.job.run
+        self._run = run
         self.conversation = conversation
         self.said = 0  # acknowledged
 
@@ -90,7 +91,8 @@ class ChatPart(Asking[Talker]):
 
     async def prepare(self) -> None:
         self._pairs = await self._talk_all([(first, first + 1) for first in self._firsts])
-        await self.connect([Talker(self, user, pair.conversation) for pair in self._pairs for user in pair.users])
+        run = self.job.run
+        await self.connect([Talker(self, user, pair.conversation, run) for pair in self._pairs for user in pair.users])
 
     async def end(self) -> None:
         self.count_unanswered()
@@ -117,10 +119,8 @@ class ChatPart(Asking[Talker]):
         first, second = users
         address = self.target.address
         async with Backend(address.host, address.port, self.target.token(str(first))) as backend:
-            made = await backend.ask(Asked("POST", "/v1/conversations", {"participantIds": [second]}))
-            conversation = msgspec.json.decode(made, type=_Made).conversation_id
-            row = await backend.ask(Asked("GET", f"/v1/conversations/{conversation}", {}))
-        return Pair(users, conversation, msgspec.json.decode(row, type=_Row).last_number)
+            conversation = await converse(backend, [second])
+            return Pair(users, conversation, await last_number(backend, conversation))
 
     async def _talk_all(self, many: list[tuple[int, int]]) -> list[Pair]:
         """In the order of `many`, a few at once."""
@@ -139,6 +139,18 @@ class _Made(msgspec.Struct, rename="camel"):
 
 class _Row(msgspec.Struct, rename="camel"):
     last_number: int
+
+
+async def converse(backend: Backend, others: Sequence[int], *, title: str | None = None) -> str:
+    """The conversation of whom `backend` speaks for with others; a new one where it has a title."""
+    made = await backend.ask(Asked("POST", "/v1/conversations", {"participantIds": list(others), "title": title}))
+    return msgspec.json.decode(made, type=_Made).conversation_id
+
+
+async def last_number(backend: Backend, conversation: str) -> int:
+    """Of its newest message; 0 where there is none."""
+    row = await backend.ask(Asked("GET", f"/v1/conversations/{conversation}", {}))
+    return msgspec.json.decode(row, type=_Row).last_number
 
 
 async def run_chat(

@@ -87,7 +87,11 @@ class LikesPart(Asking[Liker]):
         self._people = share.of_people(job.connections)
 
     async def prepare(self) -> None:
-        await self.connect([Liker(self, person + 1) for person in self._people])
+        await self.connect([self.phone(person + 1) for person in self._people])
+
+    def phone(self, number: int) -> Liker:
+        """Of the so manieth user."""
+        return Liker(self, number)
 
     async def end(self) -> None:
         self.count_unanswered()

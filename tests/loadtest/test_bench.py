@@ -23,17 +23,19 @@ from loadtest.phone import Address
 from loadtest.progress import Progress
 from loadtest.report import Report
 from loadtest.scenarios.echo import EchoJob
+from loadtest.scenarios.group import LOOKERS
 from loadtest.scenarios.mixed import habits_of
 from loadtest.servers import PYTHON, Applause, Elsewhere
 from tests.loadtest.conftest import Command
 
 SMALL = Sizes(
     seconds=0.25, rounds=1, connections=20, listeners=40, idle=100, growth=150, connects=60, phones=30, events=5,
-    patience_s=30, videos=150, settling=0.1,
+    patience_s=30, videos=150, settling=0.1, members=40, messages=60,
 )  # fmt: skip
 SHARED = {"idle", "connects", "echo", "fanout, 4 outstanding", "fanout, 1 outstanding"}
 OURS = {
     "likes uniform", "likes uniform, half rate", "likes hot", "likes hot, half rate", "chat", "chat, half rate",
+    "group, quiet", "group, busy", "group, busy of quiet",
     "storm", "storm, bare connects", "mixed, 500/s",
     "growth, 10 connections", "growth, 50 connections", "growth, 150 connections",
 }  # fmt: skip
@@ -72,7 +74,9 @@ async def test_a_short_run_measures_everything_and_finds_nothing_wrong(tmp_path:
     assert "audit" in told.getvalue()
     for promise in (1, 2, 3, 4):
         assert looked_at(report, promise) > 0, promise
-    for measure in ("echo", "likes hot", "mixed, 500/s"):
+    heard = next(checked for checked in report.checked if "open chat" in checked.what)
+    assert heard.count > 0
+    for measure in ("echo", "likes hot", "group, busy", "mixed, 500/s"):
         figure = figure_of(report, measure)
         assert figure.histogram is not None
         assert figure.histogram.count >= figure.samples
@@ -87,10 +91,11 @@ async def test_several_processes_add_up(running: Applause, tmp_path: Path) -> No
     elsewhere = Elsewhere(f"http://{door.address.host}:{door.address.port}", door.secret)
     sizes = Sizes(
         seconds=0.3, rounds=1, connections=21, listeners=30, connects=100, phones=31, events=7, processes=2,
-        patience_s=30, rate=300.0, videos=100, settling=0.1,
+        patience_s=30, rate=300.0, videos=100, settling=0.1, members=40, messages=60,
     )  # fmt: skip
     found: list[Report] = []
-    for scenarios, seconds in ((["hot"], 0.3), (["connects", "storm", "echo", "fanout", "hot"], 0.3), (["mixed"], 1.0)):
+    of_all = ["connects", "storm", "echo", "fanout", "hot", "group"]
+    for scenarios, seconds in ((["hot"], 0.3), (of_all, 0.3), (["mixed"], 1.0)):
         timed = msgspec.structs.replace(sizes, seconds=seconds)
         bench = Bench(timed, tmp_path, peer=True, progress=Progress(StringIO()), elsewhere=elsewhere)
         found.append(await bench.run(scenarios))
@@ -103,6 +108,11 @@ async def test_several_processes_add_up(running: Applause, tmp_path: Path) -> No
         assert "ran out" not in hot.note
     resumed = next(checked for checked in second.checked if "resumed" in checked.what)
     assert resumed.count == 4 * 31  # both parts' phones: first, bare, storm, bare
+    heard, written = (
+        next(checked.count for checked in second.checked if what in checked.what)
+        for what in ("open chat", "of a group")
+    )
+    assert heard == LOOKERS * written > 0, "whichever process writes and looks"
     assert figure_of(second, "connects").samples == 100
     assert "reconnects" in figure_of(of_mixed, "mixed, 300/s").note, "the first of them leave within a second"
     assert await running.audit() == ""
