@@ -14,6 +14,7 @@ from typing import Any, Final
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer
 from aiokafka.admin import AIOKafkaAdminClient, NewTopic
 from aiokafka.errors import KafkaError, TopicAlreadyExistsError, for_code
+from aiokafka.structs import OffsetAndMetadata, TopicPartition
 
 REQUEST_TIMEOUT_S: Final = 5.0
 START_TIMEOUT_S: Final = 5.0
@@ -77,6 +78,21 @@ async def start(client: AIOKafkaProducer | AIOKafkaConsumer) -> None:
     """Raises one of `AWAY` where Kafka is."""
     async with asyncio.timeout(START_TIMEOUT_S):
         await client.start()
+
+
+async def commit(consumer: AIOKafkaConsumer, offsets: Mapping[TopicPartition, int]) -> None:
+    """Tell Kafka how far the consumer's group is, once. Raises one of `AWAY`, which a rebalance is too.
+
+    Whoever gives it up has given up the request as well. The client's own `commit` shields that, so that nobody would
+    hear what becomes of it but the log, as a fault of ours.
+    """
+    if not offsets.keys() <= consumer.assignment():
+        raise KafkaError("they are another member's")
+    subscription, coordinator = consumer._subscription.subscription, consumer._coordinator
+    await coordinator.ensure_coordinator_known()
+    async with coordinator._commit_lock:
+        places = {at: OffsetAndMetadata(offset, "") for at, offset in offsets.items()}
+        await coordinator._do_commit_offsets(subscription.assignment, places)
 
 
 async def bury(client: AIOKafkaProducer | AIOKafkaConsumer) -> None:

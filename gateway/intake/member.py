@@ -13,7 +13,7 @@ import structlog
 from aiokafka import AIOKafkaConsumer, ConsumerRebalanceListener, TopicPartition
 from aiokafka.errors import IllegalStateError, OffsetOutOfRangeError
 
-from fanout.kafka import AWAY, Kafka, bury, start
+from fanout.kafka import AWAY, Kafka, bury, commit, start
 from fanout.tasks import end, set_or_late
 from gateway.intake.counts import IntakeCounts
 from gateway.intake.deeds import DeedPartition
@@ -206,7 +206,7 @@ class Member(ConsumerRebalanceListener):  # type: ignore[misc]
     async def _commit(self, partitions: Mapping[TopicPartition, Partition]) -> None:
         moved = {at: each.stored for at, each in partitions.items() if self._committed.get(at) != each.stored}
         if moved:
-            await self._consumer.commit(moved)
+            await commit(self._consumer, moved)
             self._committed |= moved
 
     async def _look_at_lag(self) -> None:

@@ -20,7 +20,7 @@ from aiokafka.errors import KafkaError
 
 from fanout import broker_kafka
 from fanout.broker_kafka import KafkaBroker
-from fanout.kafka import Kafka, Topic, TopicsMissing, bury, start
+from fanout.kafka import Kafka, Topic, TopicsMissing, bury, commit, start
 from fanout.presence_redis import RedisPresence
 from fanout.records import EVENTS_MAX
 from gateway.cluster.kafka import EmbeddedKafka
@@ -297,6 +297,36 @@ async def test_an_idempotent_producer_with_a_batch_on_its_way_is_buried_in_silen
 
     await send_and_bury()
     gc.collect()  # so that what nobody has looked at is told
+    await asyncio.sleep(0)
+    assert faults == []
+
+
+async def test_a_commit_that_is_given_up_is_heard_of_no_more(shaky_kafka: EmbeddedKafka) -> None:
+    """aiokafka goes on with it, and leaves it to the log what became of it."""
+    kafka, topic, faults = Kafka(shaky_kafka.bootstrap), f"committed-{os.getpid()}", []
+    asyncio.get_running_loop().set_exception_handler(lambda _, fault: faults.append(fault))
+    await kafka.ensure([Topic(topic, 1)])
+
+    async def commit_and_bury() -> None:
+        consumer, at = kafka.consumer(group_id=topic, enable_auto_commit=False), TopicPartition(topic, 0)
+        consumer.subscribe([topic])
+        await start(consumer)
+        await until(consumer.assignment)
+        await commit(consumer, {at: 7})
+        assert await consumer.committed(at) == 7
+        with pytest.raises(KafkaError):
+            await commit(consumer, {TopicPartition(topic, 1): 7})
+        os.kill(shaky_kafka.pid, signal.SIGSTOP)
+        try:
+            with pytest.raises(TimeoutError):
+                async with asyncio.timeout(0.2):
+                    await commit(consumer, {at: 8})
+            await bury(consumer)
+        finally:
+            os.kill(shaky_kafka.pid, signal.SIGCONT)
+
+    await commit_and_bury()
+    gc.collect()
     await asyncio.sleep(0)
     assert faults == []
 
