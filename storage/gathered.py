@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Collection, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
+from storage.heads import PREVIEWS_ARE_DUE, READS_ARE_DUE
 from storage.statement import Write, columns
 
 if TYPE_CHECKING:
@@ -23,15 +24,14 @@ def insert_gathered(places: Collection[tuple[str, int | None]]) -> list[Write]:
     return [Write(INSERT, columns(list(places), 2))] if places else []
 
 
-LIST_DUE = """
+LIST_DUE = f"""
 SELECT DISTINCT g.conversation_id FROM gathered g JOIN conversations c ON c.id = g.conversation_id
-WHERE coalesce(CASE WHEN g.reader_id IS NULL THEN c.previewed_at ELSE c.reads_told_at END
-    < clock_timestamp() - interval '1 second', true) LIMIT $1
+WHERE CASE WHEN g.reader_id IS NULL THEN {PREVIEWS_ARE_DUE} ELSE {READS_ARE_DUE} END LIMIT $1
 """
 
 
 async def list_due(conn: Connection, limit: int) -> list[str]:
-    """Conversations in which something waits, and nothing of its kind was told for a second."""
+    """Conversations in which something waits, and nothing of its kind was told for as long as it is gathered."""
     return [str(row[0]) for row in await conn.fetch(LIST_DUE, limit)]
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection
 from datetime import datetime
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Final, NamedTuple
 from uuid import UUID
 
 if TYPE_CHECKING:
@@ -42,16 +42,20 @@ class LockedConversation(NamedTuple):
     last_message_id: UUID | None
     last_message_text: str | None
     last_message_at: datetime | None
-    previews_are_due: bool  # gathered ones: nothing was given for a second
+    previews_are_due: bool  # gathered ones
     reads_are_due: bool
 
 
+# Of conversations `c`. A message is one event for each of a large group, however many there were; of reads there is one
+# for each reader and everybody else, so they are gathered for longer.
+PREVIEWS_ARE_DUE: Final = "coalesce(c.previewed_at < clock_timestamp() - interval '1 second', true)"
+READS_ARE_DUE: Final = "coalesce(c.reads_told_at < clock_timestamp() - interval '3 seconds', true)"
+
 # Sorted for the same reason, and always after all heads.
-LOCK_CONVERSATIONS = """
+LOCK_CONVERSATIONS = f"""
 SELECT id, is_direct, creator_id, title, last_number, previewed_number, last_message_id, last_message_text,
-    last_message_at, coalesce(previewed_at < clock_timestamp() - interval '1 second', true),
-    coalesce(reads_told_at < clock_timestamp() - interval '1 second', true)
-FROM conversations WHERE id = ANY($1::uuid[]) ORDER BY id FOR NO KEY UPDATE
+    last_message_at, {PREVIEWS_ARE_DUE}, {READS_ARE_DUE}
+FROM conversations c WHERE id = ANY($1::uuid[]) ORDER BY id FOR NO KEY UPDATE
 """
 
 LOCK_FREE_CONVERSATIONS = LOCK_CONVERSATIONS.rstrip() + " SKIP LOCKED"

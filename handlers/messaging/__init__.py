@@ -8,6 +8,6 @@ Invariants
 - Only those who take part as of the conversation's lock hear of a message, also those whose chat is open.
 - What changes a row of somebody's list of conversations is an event in their inbox, or their own acknowledgement:
   an old list with the events since then is a fresh list.
-- In a group above a limit previews and reads are gathered durably and given at most once a second; the rest is told in
-  the transaction of its cause.
+- In a group above a limit previews are gathered durably and given at most once a second, reads once in three; the rest
+  is told in the transaction of its cause.
 """

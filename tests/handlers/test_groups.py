@@ -156,8 +156,10 @@ async def test_reads_are_gathered_and_each_reader_s_last_is_told(chats: Chats, c
     assert sorted(ticks) == [(2, sent[2]), (3, sent[2])]
     assert all("unreadCount" not in event["data"] for event in chats.told(1, "message_read"))
     await chats.data(read(4, group, sent[2]))
-    assert await chats.settle(at_once=False) == 0, "once a second"
-    await conn.execute("UPDATE conversations SET reads_told_at = reads_told_at - interval '1 second'")
+    assert await chats.settle(at_once=False) == 0
+    await conn.execute("UPDATE conversations SET reads_told_at = reads_told_at - interval '2 seconds'")
+    assert await chats.settle(at_once=False) == 0, "once in three seconds"
+    await conn.execute("UPDATE conversations SET reads_told_at = reads_told_at - interval '3 seconds'")
     assert await chats.settle(at_once=False) == MANY - 1
 
 
