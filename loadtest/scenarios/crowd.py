@@ -10,7 +10,6 @@ import msgspec
 
 from loadtest.crew import Crew, Part, Share, Target
 from loadtest.figures import Figure, Sample
-from loadtest.machine import rss_kib
 from loadtest.measure import LOOK_EVERY_S, PLAINLY, Conduct, Watch, Window
 from loadtest.phone import Phone, connect_all, hang_up
 from loadtest.servers import Server
@@ -78,10 +77,10 @@ async def run_idle(server: Server, *, connections: int, first_user: int, conduct
     async with Crew(server, job, processes=conduct.processes, door=server.door) as crew:
         await crew.do("prepare")
         await conduct.settle(SETTLE_S)
-        before = rss_kib(server.pid)
+        before = server.spent().server_kib
         figure = await _arrive(server, crew, Window("idle", "KiB/connection", 0, 0), conduct)
         await conduct.settle(SETTLE_S)
-        grown = rss_kib(server.pid) - before
+        grown = server.spent().server_kib - before
         await crew.do("end")
     await hang_up(early)
     return msgspec.structs.replace(figure, value=grown / count, samples=count, note=f"at {count:,}")

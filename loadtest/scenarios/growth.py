@@ -17,7 +17,6 @@ import msgspec
 from loadtest.backend import Asked, Backend
 from loadtest.crew import Checked, Crew, Part, Share, Target, new_run
 from loadtest.figures import Figure
-from loadtest.machine import rss_kib
 from loadtest.measure import PLAINLY, Conduct, Window, measured
 from loadtest.phone import Address, Phone, connect_all, hang_up
 from loadtest.scenarios.crowd import CrowdJob, most_connections
@@ -150,7 +149,7 @@ async def run_growth(
         await _cost(
             server, GrowthJob(first_user=first_user, run=f"{run}-0"), seconds / 4, "growth, warming up", conduct
         )
-        empty, here = rss_kib(server.pid), 0
+        empty, here = server.spent().server_kib, 0
         for size in (most // part for part in PARTS):
             crowd = CrowdJob(connections=size - here, first_user=first_user + LISTENERS + here)
             crew = Crew(server, crowd, processes=conduct.processes, door=server.door)
@@ -160,7 +159,7 @@ async def run_growth(
             stack.push_async_callback(crew.do, "end")
             here = size
             await conduct.settle(SETTLE_S)
-            each_kib = (rss_kib(server.pid) - empty) / here
+            each_kib = (server.spent().server_kib - empty) / here
             job = GrowthJob(first_user=first_user, run=f"{run}-{here}")
             figure = await _cost(server, job, seconds, f"growth, {here:,} connections", conduct)
             times = f"{figure.value / figures[0].value:.2f} × the first; " if figures else ""
