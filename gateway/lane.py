@@ -1,7 +1,7 @@
 """The lane: deeds in micro-batches, one transaction in flight, bounded admission.
 
-One lane per process: more were slower (measured; see README's decisions). The lane owns one database
-session of its own. Whatever happens to it, each deed is answered exactly once, within
+One lane per process: a second worker gains more than a second lane (measured; see README's decisions). The lane owns
+one database session of its own. Whatever happens to it, each deed is answered exactly once, within
 `deadline_s` of its receipt: with its outcome, or with `unavailable`, which carries
 `outcome: "unknown"` where a COMMIT was sent whose fate is not known.
 """

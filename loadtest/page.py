@@ -161,9 +161,9 @@ def _ratios(groups: Sequence[Sequence[Figure]]) -> str:
         peers = [figure for figure in group if figure.server != OURS]
         if ours is None or not peers or group[0].measure.endswith("half rate"):
             continue
-        rows = [(f"against {peer.server}", ratio(ours, peer), f"{ratio(ours, peer):.1f} ×") for peer in peers]
-        cards.append(f'<div class="card">{plots.bars(ours.measure, [("as good as it", 1.0, "1 ×"), *rows])}</div>')
-    return f'<h2>How many times better</h2><div class="grid">{"".join(cards)}</div>' if cards else ""
+        rows = [(peer.server, ratio(ours, peer), f"{ratio(ours, peer):.1f} ×") for peer in peers]
+        cards.append(f'<div class="card">{plots.bars(ours.measure, [("as good", 1.0, "1 ×"), *rows])}</div>')
+    return f'<h2>How many times better than</h2><div class="grid">{"".join(cards)}</div>' if cards else ""
 
 
 def _section(group: Sequence[Figure]) -> str:
