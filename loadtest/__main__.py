@@ -131,8 +131,10 @@ def _measured(
 
 def main() -> None:
     """Run the command of the process's arguments. SIGTERM ends it as Ctrl-C does: servers that it started end, too."""
-    for number in (signal.SIGTERM, signal.SIGINT):  # a shell's background jobs begin with SIGINT ignored
-        signal.signal(number, signal.default_int_handler)
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs begin with it ignored
+    # A KeyboardInterrupt of our own could be raised anywhere, also where it gets lost: of SIGINT asyncio makes a
+    # cancellation while it runs.
+    signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
     if sys.argv[1:2] == ["compare"]:
         from loadtest import compare  # with what only it needs
 
