@@ -7,6 +7,7 @@ import { clock, dayOf } from "./format.js";
 
 const MOST_CHARACTERS = 4_000;
 const COUNTED_FROM = 3_800;
+const CLICK_MS = 50;               // from a finger's leaving to the click, at most
 const NEAR_PX = 60;                // from an end of what can be scrolled
 const TICKS = {                    // what an own message has come to: its icon, and in words
   waiting: ["clock", "Waiting"],
@@ -24,6 +25,7 @@ export class Messages {
   #days = new Map();            // day -> the element that says so
   #shownId = null;
   #isDue = false;
+  #isPressed = false;           // somebody is just tapping on the list
   #isAtEnd = true;
   #drafts = new Map();          // conversationId -> what stands in its composer
 
@@ -62,6 +64,8 @@ export class Messages {
   #furnish() {
     const { part } = this;
     const composer = part("composer-text");
+    part("conversations").addEventListener("pointerdown", () => (this.#isPressed = true));
+    for (const end of ["pointerup", "pointercancel"]) document.addEventListener(end, () => this.#release());
     part("back").addEventListener("click", () => this.#close());
     part("chat").addEventListener("keydown", (event) => event.key === "Escape" && this.#close());
     part("older").addEventListener("click", () => this.#loadOlder());
@@ -169,7 +173,18 @@ export class Messages {
     this.part("unread").hidden = unread === 0;
   }
 
+  /** The tap's own click comes first, and what it opens. */
+  #release() {
+    if (!this.#isPressed) return;
+    setTimeout(() => {
+      this.#isPressed = false;
+      this.#showList();
+    }, CLICK_MS);
+  }
+
+  /** Nothing moves under a finger: the tap would be another row's, or get lost. */
   #showList() {
+    if (this.#isPressed) return;
     const { chats } = this;
     const isStranger = ({ userId }) => userId !== this.user.userId && !chats.directWith(userId);
     const strangers = chats.isLoaded ? this.demo.phones.filter(isStranger) : [];

@@ -153,6 +153,21 @@ async def test_two_phones_chat(base_url: str, page: Page) -> None:
     await ada.bubble("👍👍", "sent").wait_for()
 
 
+async def test_a_tap_is_not_lost_when_the_other_begins_the_chat(base_url: str, page: Page) -> None:
+    _, grace = await phones(page, base_url)
+    place = await grace.row("Say hello").locator("button").bounding_box()
+    assert place is not None
+    await page.mouse.move(place["x"] + place["width"] / 2, place["y"] + place["height"] / 2)
+    await page.mouse.down()
+    await ask(page, base_url, ADA, "POST", "conversations", {"participantIds": [GRACE]})
+    told = page.locator(".wire-column", has=page.locator("h3", has_text="Grace")).locator(".frame")
+    await told.filter(has_text="conversation_changed").first.wait_for()
+    await page.mouse.up()
+    await grace.composer.wait_for()
+    await grace.close()
+    await grace.row("Nothing said yet").wait_for()
+
+
 async def test_what_is_written_offline_waits_and_is_sent_once(base_url: str, page: Page) -> None:
     ada, grace = await phones(page, base_url)
     await ada.open()
