@@ -17,6 +17,10 @@ class Presence(Protocol):
     async def start(self) -> None:
         """Makes the node known to others."""
 
+    async def look(self) -> None:
+        """Who else lives, now. A node looks once it hears others: those that joined before said so before, too, and
+        those that join later are heard."""
+
     async def stop(self) -> None:
         """Takes the node and its connections out. Does not raise."""
 
@@ -95,6 +99,8 @@ class MemoryPresence:
         self._generations = count(1)
 
     async def start(self) -> None: ...
+
+    async def look(self) -> None: ...
 
     async def stop(self) -> None:
         self._users.clear()

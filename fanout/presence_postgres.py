@@ -90,6 +90,9 @@ class PostgresPresence:
         await self._renew()
         self._renewal = self._spawn(self._keep_renewing())
 
+    async def look(self) -> None:
+        await self._renew()
+
     async def stop(self) -> None:
         if self._renewal is not None:
             self._renewal.cancel()

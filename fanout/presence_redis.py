@@ -98,6 +98,9 @@ class RedisPresence:
             log.warning("presence: Redis drops keys when it is full (maxmemory-policy); it should be noeviction")
         self._tasks = [self._spawn(self._keep_renewing()), self._spawn(self._keep_healing())]
 
+    async def look(self) -> None:
+        await self._renew()
+
     async def stop(self) -> None:
         await end(self._tasks)
         self._tasks = []

@@ -129,6 +129,8 @@ class UnixPresence:
         self._line.hear(SUBJECT, self._hear_workers, gap=lambda: None)
         self._hear_workers(await self._line.ask(PARENT, SUBJECT, msgspec.json.encode(Join(self._node))))
 
+    async def look(self) -> None: ...  # the parent tells who comes and goes
+
     async def stop(self) -> None:
         self._line.ignore(SUBJECT)
         with contextlib.suppress(OSError):  # a time-out included: the parent sees the end of the process

@@ -186,6 +186,7 @@ class Node:
         for part in (presence, broker):
             await part.start()
             stack.push_async_callback(part.stop)
+        await presence.look()
         self._readings += [partial(of_fanout, delivery, publisher), partial(of_cluster, broker, presence)]
         return FanOut(self._hub, delivery, publisher, presence, broker)
 

@@ -206,8 +206,8 @@ async def test_others_hear_everything(pair: Pair) -> None:
     pair.a.announce_events(told([(7, 5)]))
     pair.a.announce_replaced(7, "phöne", 12)
     pair.a.publish_topic("live:a", '{"data":"ä"}'.encode())
-    await until(lambda: pair.heard_b.topics)
-    assert pair.heard_b.reached == {7: 5, 8: 1}
+    heard = pair.heard_b
+    await until(lambda: heard.topics and heard.reached == {7: 5, 8: 1})  # what is for one may overtake what is for all
     assert pair.heard_b.replaced == [(7, "phöne", 12)]
     assert pair.heard_b.topics == [("live:a", '{"data":"ä"}'.encode())]
     assert pair.heard_b.compares == 0

@@ -108,16 +108,18 @@ def made_two(request: pytest.FixtureRequest, tasks: Tasks) -> list[Presence]:
     pool, names = request.getfixturevalue("pool"), ("a.1", "a.2")
     if request.param == "redis":
         places = request.getfixturevalue("redis_places")
-        return [presence_of(name, pool, places, tasks) for name in names]
-    return [PostgresPresence(pool=pool, node=name, spawn=tasks, renew_every_s=0.05) for name in names]
+        return [presence_of(name, pool, places, tasks, lease_s=60, renew_every_s=20) for name in names]
+    return [PostgresPresence(pool=pool, node=name, spawn=tasks, renew_every_s=20) for name in names]
 
 
 @pytest.fixture
 async def two(made_two: list[Presence]) -> AsyncIterator[list[Presence]]:
-    """Nodes `a.1` and `a.2`, which know each other."""
+    """Nodes `a.1` and `a.2`, which know each other, long before they renew their leases."""
     for each in made_two:
         await each.start()
-    async with asyncio.timeout(5):
+    for each in made_two:
+        await each.look()
+    async with asyncio.timeout(5):  # workers are told
         while not all(each.other_nodes() for each in made_two):
             await asyncio.sleep(0.01)
     yield made_two
@@ -176,6 +178,10 @@ async def test_the_devices_of_a_user_are_counted_until_they_leave(presence: Pres
     await presence.leave([(7, tablet), (7, tablet)])
     assert await devices_of(presence, 7) == []
     await presence.leave([])
+
+
+async def test_who_looks_sees_those_that_are_there(two: list[Presence]) -> None:
+    assert [each.other_nodes() for each in two] == [True, True]
 
 
 async def test_connections_name_the_node_that_holds_them(two: list[Presence]) -> None:
