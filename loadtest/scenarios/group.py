@@ -19,13 +19,13 @@ from loadtest.crew import Checked, Count, Crew, Part, Share, Target, new_run
 from loadtest.figures import Figure, brief, summary
 from loadtest.histogram import Histogram
 from loadtest.measure import CHECKING, SETTLE_S, Conduct, Watch, Window, look_on, wound_up
-from loadtest.phone import Phone, connect_all, hang_up, text_frame
+from loadtest.phone import connect_all, hang_up, text_frame
 from loadtest.promises import check_replays, check_totals, check_witnesses, sum_of_totals
 from loadtest.report import RATIO
 from loadtest.scenarios.chat import Talker, converse, last_number
 from loadtest.scenarios.likes import FOLLOWERS, FOLLOWS, Liker, LikesJob, LikesPart, seed, video_id
 from loadtest.servers import Server
-from loadtest.witness import answer_of
+from loadtest.witness import WitnessedPhone, answer_of
 
 MEMBERS: Final = 256
 WRITERS, LOOKERS = 8, 5  # of them; all others like
@@ -113,15 +113,14 @@ class Envelope(msgspec.Struct):
     data: Received
 
 
-class Looker(Phone):
+class Looker(WitnessedPhone):
     """Has the chat open, and says of the newest message that it was read whenever the last such word was taken."""
 
-    __slots__ = ("_conversation", "_newest", "_number", "_part", "_read", "user", "witness")
+    __slots__ = ("_conversation", "_newest", "_number", "_part", "_read", "user")
 
     def __init__(self, part: TalkPart, user: int, conversation: str) -> None:
-        super().__init__(part.target.address, part.target.auth(user))
+        super().__init__(part.target.address, part.target.auth(user), part.witness(user))
         self.user = user
-        self.witness = part.witness(user)
         self._part = part
         self._conversation = conversation
         self._number = 0  # of the newest
@@ -143,13 +142,8 @@ class Looker(Phone):
             if self._newest != done:
                 self._say_read()
 
-    def welcomed(self, message: bytes) -> None:
-        if self.witness is not None:
-            self.witness.welcomed(message)
-
     def heard(self, message: bytes) -> None:
-        if self.witness is not None and message.startswith(b'42["n'):
-            self.witness.told(message)
+        super().heard(message)
         if _RECEIVED not in message:
             return
         received = _EVENT.decode(message[2:])[1].data

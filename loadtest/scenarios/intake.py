@@ -24,6 +24,7 @@ from loadtest.phone import Address, Phone, connect_all, hang_up
 from loadtest.promises import AT_ONCE
 from loadtest.scenarios.likes import seed
 from loadtest.servers import Kafka, Server
+from loadtest.witness import NOTIFICATION
 
 if TYPE_CHECKING:
     from aiokafka import AIOKafkaProducer
@@ -64,7 +65,7 @@ class Listener(Phone):
         self._part = part
 
     def heard(self, message: bytes) -> None:
-        if message.startswith(b'42["n'):
+        if message.startswith(NOTIFICATION):
             self._part.heard(message)
 
 

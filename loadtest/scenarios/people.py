@@ -11,9 +11,9 @@ from typing import Final
 import msgspec
 
 from loadtest.crew import Count, Target
-from loadtest.phone import Address, Phone, PhoneFailed, connect, text_frame
+from loadtest.phone import Address, PhoneFailed, connect, text_frame
 from loadtest.promises import Kept, Reservoir
-from loadtest.witness import Answer, Witness, answer_of, cents
+from loadtest.witness import Answer, Witness, WitnessedPhone, answer_of, cents
 
 BACK_OFF_S: Final = 0.3  # at most, before a lost connection is opened again
 AWAY_S: Final = (0.2, 2.0)  # how long a flapping phone is gone
@@ -50,22 +50,15 @@ class Habits(msgspec.Struct, frozen=True):
     is_creator: bool = False
 
 
-class _Line(Phone):
+class _Line(WitnessedPhone):
     """One connection of a person."""
 
     __slots__ = ("_person", "gone")
 
     def __init__(self, address: Address, auth: bytes, person: Person) -> None:
-        super().__init__(address, auth)
+        super().__init__(address, auth, person.witness)
         self._person = person
         self.gone = asyncio.get_running_loop().create_future()
-
-    def welcomed(self, message: bytes) -> None:
-        self._person.witness.welcomed(message)
-
-    def heard(self, message: bytes) -> None:
-        if message.startswith(b'42["n'):
-            self._person.witness.told(message)
 
     def acked(self, ack_id: int, message: bytes) -> None:
         self._person.answered(ack_id, message)

@@ -238,7 +238,7 @@ async def test_an_open_chat_fetches_what_it_missed(base_url: str, page: Page) ->
     await grace.network("online")
     await grace.bubble("message 43").wait_for()
     assert await grace.texts() == said[-30:]
-    await grace.part("older").click()
+    await grace.part("older").dispatch_event("click")  # a real one moves there, which may bring them before
     await grace.bubble("one").wait_for()
     assert await grace.texts() == ["one", "two", "three", *said]
 
