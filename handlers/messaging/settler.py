@@ -1,4 +1,4 @@
-"""The settler of groups: what was gathered for many reaches them, previews at most once a second, reads once in three."""
+"""The settler of groups: tells many what was gathered, previews at most once a second and reads once in three."""
 
 from __future__ import annotations
 
