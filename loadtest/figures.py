@@ -61,12 +61,17 @@ class Figure(msgspec.Struct, rename="camel", frozen=True, kw_only=True):
     def per_cpu_second(self) -> float:
         """`value` of a whole core of server and database together: steadier than wall-clock on a busy machine."""
         cores = self.server_cores + self.database_cores
-        return self.value / cores if cores else 0.0
+        return per(self.value, cores)
 
     @property
     def is_client_bound(self) -> bool:
         """Whether a load process was as busy as it can be: then the server could do more than is said here."""
         return self.client_most > CLIENT_BOUND
+
+
+def per(value: float, of: float) -> float:
+    """`value / of`; 0 where there is nothing to divide by, as in a window in which nothing happened."""
+    return value / of if of else 0.0
 
 
 def summary(waits: Histogram) -> Latency | None:

@@ -10,7 +10,7 @@ from typing import Final
 import msgspec
 
 from loadtest.crew import Checked
-from loadtest.figures import CLIENT_BOUND, Figure, brief
+from loadtest.figures import CLIENT_BOUND, Figure, brief, per
 
 LESS_IS_BETTER: Final = frozenset({"idle", "storm", "storm, bare connects"})
 RATIO: Final = "group, busy of quiet"
@@ -94,8 +94,8 @@ def is_less_better(figure: Figure) -> bool:
 def ratio(figure: Figure, peer: Figure) -> float:
     """How many times better `figure` is than `peer`."""
     if is_less_better(figure):
-        return peer.value / figure.value if figure.value else 0.0
-    return figure.value / peer.value if peer.value else 0.0
+        return per(peer.value, figure.value)
+    return per(figure.value, peer.value)
 
 
 def _costs(figure: Figure, peer: Figure | None) -> tuple[str, str]:

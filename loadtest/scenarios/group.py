@@ -16,7 +16,7 @@ from handlers.directory.wire import PutUserRequest, PutVideoRequest
 from loadtest.asking import Asking
 from loadtest.backend import Backend
 from loadtest.crew import Checked, Count, Crew, Part, Share, Target, new_run
-from loadtest.figures import Figure, brief, summary
+from loadtest.figures import Figure, brief, per, summary
 from loadtest.histogram import Histogram
 from loadtest.measure import CHECKING, SETTLE_S, Conduct, Watch, Window, look_on, wound_up
 from loadtest.phone import connect_all, hang_up, text_frame
@@ -338,17 +338,13 @@ def _figures(job: GroupJob, windows: Windows, count: Count) -> list[Figure]:
     busy = msgspec.structs.replace(
         busy, faults=count.faults, refused=count.refused, note="; ".join(filter(None, notes))
     )
-    pairs = [_ratio(after.figure.value, before.figure.value) for before, after in zip(*windows, strict=True)]
-    cost = _ratio(busy.per_cpu_second, quiet.per_cpu_second)
+    pairs = [per(after.figure.value, before.figure.value) for before, after in zip(*windows, strict=True)]
+    cost = per(busy.per_cpu_second, quiet.per_cpu_second)
     ratio = Figure(
-        measure=RATIO, server=quiet.server, value=_ratio(busy.value, quiet.value), unit="× the quiet likes",
+        measure=RATIO, server=quiet.server, value=per(busy.value, quiet.value), unit="× the quiet likes",
         samples=len(pairs), note=f"pairs {', '.join(map(brief, pairs))}; {cost:.2f} × as many a CPU second",
     )  # fmt: skip
     return [quiet, busy, ratio]
-
-
-def _ratio(value: float, of: float) -> float:
-    return value / of if of else 0.0
 
 
 def order_of(pairs: int) -> list[bool]:

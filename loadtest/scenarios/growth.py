@@ -16,7 +16,7 @@ import msgspec
 
 from loadtest.backend import Asked, Backend
 from loadtest.crew import Checked, Crew, Part, Share, Target, new_run
-from loadtest.figures import Figure
+from loadtest.figures import Figure, per
 from loadtest.measure import PLAINLY, Conduct, Window, measured
 from loadtest.phone import Address, Phone, connect_all, hang_up
 from loadtest.scenarios.crowd import CrowdJob, most_connections
@@ -162,7 +162,7 @@ async def run_growth(
             each_kib = (server.spent().server_kib - empty) / here
             job = GrowthJob(first_user=first_user, run=f"{run}-{here}")
             figure = await _cost(server, job, seconds, f"growth, {here:,} connections", conduct)
-            times = f"{figure.value / figures[0].value:.2f} × the first; " if figures else ""
+            times = f"{per(figure.value, figures[0].value):.2f} × the first; " if figures else ""
             note = f"{times}{each_kib:.1f} KiB/connection; {figure.note}"
             figures.append(msgspec.structs.replace(figure, note=note))
     return figures
@@ -178,10 +178,10 @@ async def _cost(server: Server, job: GrowthJob, seconds: float, measure: str, co
     figure, count = await measured(server, job, window, conduct)
     if conduct.patience_s:
         conduct.found(count.checked)
-    database_us = (figure.database_cores - database_rest) / figure.value * US
+    database_us = per(figure.database_cores - database_rest, figure.value) * US
     return msgspec.structs.replace(
         figure,
-        value=(figure.server_cores - server_rest) / figure.value * US,
+        value=per(figure.server_cores - server_rest, figure.value) * US,
         unit="µs CPU/event",
         note=f"PostgreSQL {database_us:.0f} µs; at rest {server_rest:.3f} cores",
         faults=figure.faults + sum(checked.broken for checked in count.checked),

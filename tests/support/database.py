@@ -15,7 +15,6 @@ import pytest_asyncio
 from storage import db
 from storage.embedded import EmbeddedPostgres
 from storage.migrate import migrate
-from tests.support.folders import folder_in_memory
 
 TEMPLATE: Final = "template_applause"
 # Nothing here outlives a power cut, and a database is copied in 40 ms instead of 200. Tests of durability kill
@@ -28,7 +27,7 @@ _numbers = itertools.count(1)
 @pytest_asyncio.fixture(scope="session", loop_scope="session")
 async def postgres(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[EmbeddedPostgres]:
     """The run's PostgreSQL, with an empty database of the current schema to copy from."""
-    async with EmbeddedPostgres(folder_in_memory(tmp_path_factory.mktemp("postgres")), settings=QUICK) as server:
+    async with EmbeddedPostgres(tmp_path_factory.mktemp("postgres"), settings=QUICK) as server:
         await _execute(server.dsn, f"CREATE DATABASE {TEMPLATE}")
         conn = await asyncpg.connect(server.dsn, database=TEMPLATE)
         await migrate(conn)

@@ -16,12 +16,11 @@ MEMORY: Final = Path("/dev/shm")
 ROOM_BYTES: Final = 4 * 2**30  # what a run's databases may need, many times over
 
 
-def folder_in_memory(otherwise: Path) -> Path:
-    """A new folder on a file system in memory, gone at the end of the process, or `otherwise`. For what need not be on
-    a disk: a database is copied there in a third of the time."""
-    if not os.access(MEMORY, os.W_OK) or shutil.disk_usage(MEMORY).free < ROOM_BYTES:
-        return otherwise
-    return _passing_folder(MEMORY)
+def has_memory() -> bool:
+    """Whether there is a file system in memory with room for a run's folders, and programs may run there."""
+    if not os.access(MEMORY, os.W_OK):
+        return False
+    return shutil.disk_usage(MEMORY).free >= ROOM_BYTES and not os.statvfs(MEMORY).f_flag & os.ST_NOEXEC
 
 
 def prepare(data_dir: Path) -> None:
@@ -40,13 +39,9 @@ def own_environment() -> dict[str, str]:
 
 @cache
 def _ready_folder() -> Path:
-    folder = _passing_folder(None) / "data"
+    parent = Path(tempfile.mkdtemp(prefix="applause-tests-", dir=MEMORY if has_memory() else None))
+    atexit.register(shutil.rmtree, parent, ignore_errors=True)
+    folder = parent / "data"
     command = [sys.executable, "-m", "gateway", "migrate", "--data-dir", str(folder)]
     subprocess.run(command, check=True, capture_output=True, env=own_environment())
-    return folder
-
-
-def _passing_folder(where: Path | None) -> Path:
-    folder = Path(tempfile.mkdtemp(prefix="applause-tests-", dir=where))
-    atexit.register(shutil.rmtree, folder, ignore_errors=True)
     return folder
