@@ -107,16 +107,6 @@ class EmbeddedService(abc.ABC):
     async def answers(self) -> bool:
         """Whether it serves clients now. May raise OSError."""
 
-    async def run(self, command: Sequence[str | os.PathLike[str]]) -> None:
-        """Run a program to its end, as a step of `prepare`."""
-        process = child.spawn(command, log=self.log, end_with=signal.SIGKILL)
-        try:
-            await child.exited(process)
-        finally:
-            await child.end(process, (signal.SIGKILL, KILL_S))
-        if process.returncode:
-            raise child.failed(f"preparing {self.name} ended with status {process.returncode}", self.log)
-
     async def _take_folder(self) -> int:
         lock = os.open(self.folder / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         try:
