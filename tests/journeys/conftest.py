@@ -30,7 +30,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Gateway]:
     nothing_broke(gateway.log)
 
 
-HASTY = {"SOCKET__CONNECT_TIMEOUT_S": 0.5, "SOCKET__SEND_QUEUE_AGE_S": 0.5, "DRAIN__RECONNECT_SPREAD_S": 1}
+HASTY = {"SOCKET__CONNECT_TIMEOUT_S": 1, "SOCKET__SEND_QUEUE_AGE_S": 1, "DRAIN__RECONNECT_SPREAD_S": 1}
 
 
 @pytest.fixture(scope="session")
