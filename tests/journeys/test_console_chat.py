@@ -73,6 +73,13 @@ async def phones(page: Page, base_url: str) -> tuple[Phone, Phone]:
     return ada, grace
 
 
+async def both_open(ada: Phone, grace: Phone) -> None:
+    """Their direct conversation, which Ada begins."""
+    await ada.open()
+    await grace.row("Nothing said yet").wait_for()
+    await grace.open()
+
+
 async def ask(page: Page, base_url: str, user: int, method: str, path: str, body: object = None) -> Any:
     """HTTP as one of the two, past their phones."""
     stage = await (await page.request.get(f"{base_url}/demo.json")).json()
@@ -170,8 +177,7 @@ async def test_a_tap_is_not_lost_when_the_other_begins_the_chat(base_url: str, p
 
 async def test_what_is_written_offline_waits_and_is_sent_once(base_url: str, page: Page) -> None:
     ada, grace = await phones(page, base_url)
-    await ada.open()
-    await grace.open()
+    await both_open(ada, grace)
     await ada.say("one")
     await grace.bubble("one").wait_for()
     await ada.network("stopped")
@@ -214,8 +220,7 @@ async def test_what_is_written_offline_waits_and_is_sent_once(base_url: str, pag
 async def test_an_open_chat_fetches_what_it_missed(base_url: str, page: Page) -> None:
     """`message_received` is told once: after a pause with the chat open there is a hole, which closes by itself."""
     ada, grace = await phones(page, base_url)
-    await ada.open()
-    await grace.open()
+    await both_open(ada, grace)
     await ada.say("one")
     await grace.bubble("one").wait_for()
     await grace.network("stopped")
@@ -245,8 +250,7 @@ async def test_an_open_chat_fetches_what_it_missed(base_url: str, page: Page) ->
 
 async def test_a_reload_of_the_page_fetches_no_list_and_forgets_nothing(base_url: str, page: Page) -> None:
     ada, grace = await phones(page, base_url)
-    await ada.open()
-    await grace.open()
+    await both_open(ada, grace)
     await ada.say("seen")
     await ada.bubble("seen", "read").wait_for()
     await grace.close()
