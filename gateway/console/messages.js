@@ -88,7 +88,14 @@ export class Messages {
   #open(conversationId) {
     this.chats.open(conversationId);
     this.#show();
+    if (this.#isElsewhere()) return;
     (finePointer.matches ? this.part("composer-text") : this.part("talk")).focus({ preventScroll: true });
+  }
+
+  /** Somebody writes outside of this phone by now, and the next key is meant for there. */
+  #isElsewhere() {
+    const { activeElement, body } = document;
+    return activeElement !== body && !this.part("screen").contains(activeElement);
   }
 
   #close() {
@@ -100,7 +107,8 @@ export class Messages {
 
   async #start(userId) {
     try {
-      this.#open(this.chats.directWith(userId)?.conversationId ?? (await this.chats.start(userId)));
+      const conversationId = this.chats.directWith(userId)?.conversationId ?? (await this.chats.start(userId));
+      if (this.chats.openId === null) this.#open(conversationId);  // else another was opened meanwhile: stay there
     } catch ({ message }) {
       this.say(message);
     }

@@ -80,6 +80,19 @@ async def both_open(ada: Phone, grace: Phone) -> None:
     await grace.open()
 
 
+async def hold_up(page: Page, url: str) -> asyncio.Event:
+    """Answers to such requests arrive once the event is set."""
+    may_go = asyncio.Event()
+
+    async def hold(route: Route) -> None:
+        answer = await route.fetch()
+        await may_go.wait()
+        await route.fulfill(response=answer)
+
+    await page.route(url, hold)
+    return may_go
+
+
 async def ask(page: Page, base_url: str, user: int, method: str, path: str, body: object = None) -> Any:
     """HTTP as one of the two, past their phones."""
     stage = await (await page.request.get(f"{base_url}/demo.json")).json()
@@ -173,6 +186,34 @@ async def test_a_tap_is_not_lost_when_the_other_begins_the_chat(base_url: str, p
     await grace.composer.wait_for()
     await grace.close()
     await grace.row("Nothing said yet").wait_for()
+
+
+async def test_a_chat_that_opens_late_takes_no_key_from_another(base_url: str, page: Page) -> None:
+    """The server takes its time; whoever writes elsewhere meanwhile goes on writing there."""
+    ada, grace = await phones(page, base_url)
+    is_written = await hold_up(page, "**/v1/conversations")
+    await grace.open()
+    await ada.row("Nothing said yet").wait_for()
+    await ada.open()
+    await ada.composer.press_sequentially("one")
+    is_written.set()
+    await grace.composer.wait_for()
+    await page.keyboard.press("Enter")
+    await grace.bubble("one").wait_for()
+
+
+async def test_a_chat_that_opens_late_takes_the_place_of_no_other(base_url: str, page: Page) -> None:
+    _, grace = await phones(page, base_url)
+    is_opened = await hold_up(page, "**/v1/conversations")
+    await grace.open()
+    await grace.row("Nothing said yet").wait_for()
+    await grace.row("Sunday bakers").locator("button").click()
+    async with page.expect_response("**/v1/conversations") as arriving:
+        is_opened.set()
+    await (await arriving.value).finished()
+    await grace.say("hello, all")
+    await grace.bubble("hello, all", "sent").wait_for()
+    assert await grace.part("chat-name").text_content() == "Sunday bakers"
 
 
 async def test_what_is_written_offline_waits_and_is_sent_once(base_url: str, page: Page) -> None:
@@ -307,14 +348,7 @@ async def test_where_the_inbox_can_not_bridge_the_gap_the_list_is_fetched(base_u
 
 async def test_events_that_overtake_the_list_count(base_url: str, page: Page) -> None:
     """The list that arrives last holds less than what was told while it was on its way."""
-    said = asyncio.Event()
-
-    async def hold_up(route: Route) -> None:
-        answer = await route.fetch()
-        await said.wait()
-        await route.fulfill(response=answer)
-
-    await page.route("**/v1/conversations?*", hold_up)
+    said = await hold_up(page, "**/v1/conversations?*")
     told: list[str] = []
     page.on("websocket", lambda socket: socket.on("framereceived", lambda frame: told.append(str(frame))))
     async with page.expect_response("**/v1/conversations?*"):
