@@ -17,7 +17,7 @@ from handlers.messaging import settler as settling
 from handlers.messaging.settler import GroupSettler
 from storage import db, gathered, heads
 from storage.audit import audit
-from tests.support.chats import Chats, read, send
+from tests.support.chats import Chats, all_are_due, read, send
 
 MANY = 20
 
@@ -60,7 +60,7 @@ async def test_every_step_is_one_statement_however_many_take_part(
     for user in range(2, 7):  # so that the driver knows all types
         await chats.data(read(user, group, await chats.say(1, group)))
     await chats.settle()
-    await conn.execute("UPDATE conversations SET previewed_at = NULL, reads_told_at = NULL")
+    await all_are_due(conn)
     chats.live.clear()
     before, wakes = chats.counts(), chats.wakes
     with statements(conn) as asked:
@@ -241,7 +241,7 @@ async def test_two_settlers_tell_once(chats: Chats, dsn: str) -> None:
         for group in groups:
             sent = await chats.say(1, group)
             await chats.data(read(2, group, sent))
-        await chats.conn.execute("UPDATE conversations SET previewed_at = NULL, reads_told_at = NULL")
+        await all_are_due(chats.conn)
         for events in await asyncio.gather(*(GroupSettler().settle(other) for other in others)):
             chats.hear(events)
         await chats.settle()
@@ -281,7 +281,7 @@ async def test_messages_reads_and_settlers_at_once(chats: Chats, dsn: str, conn:
         settler = GroupSettler()
         for _ in range(40):
             chats.hear(await settler.settle(other))
-            await other.execute("UPDATE conversations SET previewed_at = NULL, reads_told_at = NULL")
+            await all_are_due(other)
 
     await asyncio.gather(write(), settle())
     await other.close()

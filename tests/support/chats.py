@@ -16,7 +16,7 @@ from handlers.messaging.rules import TYPES, preview
 from handlers.messaging.settler import GroupSettler
 from handlers.messaging.wire import CreateConversationRequest
 from handlers.wire import encode
-from storage import requests, users
+from storage import heads, requests, users
 from tests.support.deeds import deed, readable, run_batch
 
 if TYPE_CHECKING:
@@ -35,6 +35,13 @@ def send(user: int, conversation: str, text: str = "", **fields: Any) -> Deed:
 def read(user: int, conversation: str, message: str) -> Deed:
     """Everything up to the message."""
     return deed(user, "message:read", conversationId=conversation, messageId=message)
+
+
+async def all_are_due(conn: asyncpg.Connection) -> None:
+    """Every large group is to be told what was gathered for it, however lately it was told. Waits as everybody does."""
+    async with conn.transaction():
+        await heads.lock_conversations(conn, [row[0] for row in await conn.fetch("SELECT id::text FROM conversations")])
+        await conn.execute("UPDATE conversations SET previewed_at = NULL, reads_told_at = NULL")
 
 
 class Room:
@@ -106,7 +113,7 @@ class Chats:
         """Tell groups what was gathered, until nothing is left that is due, or nothing at all; how many events."""
         before = len(self.events)
         if at_once:
-            await self.conn.execute("UPDATE conversations SET previewed_at = NULL, reads_told_at = NULL")
+            await all_are_due(self.conn)
         self.hear(await self.settler.settle(self.conn))
         while self.settler.is_behind:
             self.hear(await self.settler.settle(self.conn))
