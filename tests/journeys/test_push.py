@@ -8,11 +8,14 @@ from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Any
 
+import asyncpg
 import pytest
 
 from gateway.sessions import KEEPERS
+from storage.audit import audit
 from tests.journeys.conftest import checked
 from tests.support.clients import PATIENCE_S, Phone
+from tests.support.pair import pair
 from tests.support.processes import nothing_broke
 from tests.support.scrape import named, scrape
 from tests.support.server import Gateway, running
@@ -39,9 +42,9 @@ async def stage(server: Gateway) -> AsyncIterator[Stage]:
         yield stage
 
 
-def pushes(server: Gateway, token: str) -> list[Any]:
-    """What was brought to a device so far."""
-    file: Path = server.data_dir / "pushes.jsonl"
+def pushes(at: Gateway | Path, token: str) -> list[Any]:
+    """What was brought to a device so far, by a server or into a file."""
+    file = at if isinstance(at, Path) else at.data_dir / "pushes.jsonl"
     lines = file.read_text().splitlines() if file.exists() else []
     told = [json.loads(line)["message"] for line in lines]
     return [message for message in told if message["token"] == token]
@@ -61,7 +64,12 @@ async def say(phone: Phone, conversation: str, **message: str) -> None:
 
 async def looked_at(stage: Stage) -> None:
     """Nobody is due any more."""
-    async with stage.server.database() as conn, asyncio.timeout(PATIENCE_S):
+    async with stage.server.database() as conn:
+        await nobody_is_due(conn)
+
+
+async def nobody_is_due(conn: asyncpg.Connection) -> None:
+    async with asyncio.timeout(PATIENCE_S):
         while await conn.fetchval("SELECT EXISTS (SELECT FROM push_due)"):
             await asyncio.sleep(0.05)
 
@@ -147,6 +155,38 @@ async def test_who_is_due_when_a_node_dies_is_told_by_the_next(tmp_path: Path) -
         assert samples[named("applause_push_in_flight")] == 0
         assert named("applause_push_looks_total{result=pushed}") in samples
         assert named("applause_pushes_total{result=sent}") in samples
+
+
+async def test_of_two_nodes_one_pushes_and_only_to_who_is_on_neither(
+    dsn: str, conn: asyncpg.Connection, tmp_path: Path, bus: dict[str, object]
+) -> None:
+    file = tmp_path / "pushes.jsonl"
+    async with pair(dsn, tmp_path, **bus, **SETTINGS, PUSH__RECORDING_FILE=file) as nodes:
+        ana = await nodes.phone(1, 0)
+        people = {2: 0, 3: 1, 4: 0, 5: 1}  # two stay, and two go: one of each on either node
+        phones = {user: await nodes.phone(user, node, deviceId="phone-1") for user, node in people.items()}
+        for user, node in people.items():
+            body = {"deviceId": "phone-1", "token": f"token-{user}", "platform": "ios"}
+            assert (await nodes.ask("POST", "/v1/devices", body, user=user, node=node)).status == 204
+        for user in (4, 5):
+            await phones[user].close()
+            async with asyncio.timeout(PATIENCE_S):
+                while (await nodes.ask("GET", f"/v1/users/{user}/inbox")).body["connected"]:
+                    await asyncio.sleep(0.01)
+        group = (await nodes.ask("POST", "/v1/conversations", {"participantIds": list(people)}, user=1)).body
+        await ana.do(
+            "message:send",
+            conversationId=group["conversationId"],
+            messageType="text",
+            content="psst",
+            actionId=action_id(),
+        )
+        for user in (2, 3):
+            await phones[user].told("message_preview")
+        await nobody_is_due(conn)
+        told = {user: [push["notification"]["body"] for push in pushes(file, f"token-{user}")] for user in people}
+        assert told == {2: [], 3: [], 4: ["psst"], 5: ["psst"]}
+    assert await audit(conn) == []
 
 
 async def test_the_sessions_that_a_node_keeps_are_those_that_its_database_has_room_for(stage: Stage) -> None:

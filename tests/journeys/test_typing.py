@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
+import asyncpg
 import pytest
 
+from storage.audit import audit
 from tests.journeys.test_chats import past, people, say
 from tests.support.clients import Client
+from tests.support.pair import pair
 from tests.support.stage import Stage, action_id
 
 
@@ -55,3 +60,23 @@ async def test_nobody_else_is_shown_it_nor_whoever_is_blocked(stage: Stage) -> N
     for person, client in ((ben, others), (eve, ear)):
         await past(person, client)
         assert shown(client) == []
+
+
+async def test_it_is_shown_on_another_node(
+    dsn: str, conn: asyncpg.Connection, tmp_path: Path, bus: dict[str, object]
+) -> None:
+    async with pair(dsn, tmp_path, **bus) as nodes:
+        phone, others = await nodes.phone(1, 0), await nodes.phone(2, 1)
+        answer = await nodes.ask("POST", "/v1/conversations", {"participantIds": [2]}, user=1)
+        chat = answer.body["conversationId"]
+        ends = ("typing:stop", "time", "disconnect")
+        for number, end in enumerate(ends):
+            await phone.do("typing:start", conversationId=chat)
+            await others.told("typing_indicator", 2 * number + 1)
+            if end == "disconnect":
+                await phone.close()
+            elif end != "time":
+                await phone.do(end, conversationId=chat)
+            await others.told("typing_indicator", 2 * number + 2)
+        assert shown(others) == [True, False] * len(ends)
+    assert await audit(conn) == []
