@@ -350,7 +350,7 @@ async def brokers(
 async def stop(broker: KafkaBroker) -> None:
     began = time.monotonic()
     await broker.stop()
-    assert time.monotonic() - began < 3, "stopping hangs"  # a second, where the machine is not busy
+    assert time.monotonic() - began < 8, "stopping hangs"  # a second, where the machine is not busy
 
 
 async def test_a_killed_kafka_keeps_nobody_waiting_and_all_compare_when_it_is_back(
@@ -360,7 +360,7 @@ async def test_a_killed_kafka_keeps_nobody_waiting_and_all_compare_when_it_is_ba
     os.kill(shaky_kafka.pid, signal.SIGKILL)
     began = time.monotonic()
     await a.start()
-    assert time.monotonic() - began < 5, "starting hangs"
+    assert time.monotonic() - began < 10, "starting hangs"
     await shaky_kafka.start()
     await b.start()
     await until(lambda: not a._is_dumb and not a._is_deaf, 30)

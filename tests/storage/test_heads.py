@@ -134,7 +134,7 @@ async def test_overlapping_batches_lose_no_number(dsn: str, skip_locked: bool) -
 async def test_what_somebody_holds_can_be_skipped_without_a_wait(conn: asyncpg.Connection, dsn: str) -> None:
     async with node(dsn) as holding, conn.transaction():
         await heads.lock(holding, [2, 4])
-        async with asyncio.timeout(2):
+        async with asyncio.timeout(10):
             assert set(await heads.lock(conn, [1, 2, 3, 4, 404], skip_locked=True)) == {1, 3}
             assert await heads.lock(conn, [2, 4], skip_locked=True) == {}
         await holding.execute("ROLLBACK")
@@ -158,7 +158,7 @@ async def test_a_lock_stops_no_reader(conn: asyncpg.Connection, dsn: str) -> Non
     async with node(dsn) as holding:
         await heads.lock(holding, USERS)
         await advance(holding, user1=5)
-        async with asyncio.timeout(2):
+        async with asyncio.timeout(10):
             assert await heads.list_heads(conn, [1]) == [(1, 0, 1)], "nor shows what is not committed"
             assert await heads.list_ahead(conn, {1: 0}) == []
 

@@ -230,7 +230,7 @@ async def test_confirmations_at_once_end_at_the_highest(conn: asyncpg.Connection
 async def test_to_confirm_waits_for_no_batch(conn: asyncpg.Connection, dsn: str) -> None:
     await store(conn, mixed([False] * 2))
     other = await db.connect(dsn)
-    async with other.transaction(), asyncio.timeout(2):
+    async with other.transaction(), asyncio.timeout(10):
         await heads.lock(other, [ONE])
         await store(other, [event(3)])
         assert await inbox.mark_acked(conn, ONE, "phone", 3) == 2, "what is not committed has not arrived"

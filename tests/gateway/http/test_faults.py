@@ -156,7 +156,7 @@ async def test_a_frozen_database_is_unavailable_in_time_and_comes_back(frozen_si
     answers: list[Awaitable[ClientResponse]] = [site.ask("GET", "/v1/users/7") for _ in range(6)]
     for response in await asyncio.gather(*answers):
         await problem_of(response, 503, "unavailable")
-    assert time.monotonic() - began < 1.5
+    assert time.monotonic() - began < 2.5
     proxy.thaw()
     await asyncio.sleep(0.1)
     assert (await site.ask("GET", "/v1/users/7")).status == 404

@@ -149,12 +149,12 @@ async def test_half_a_header_is_closed(has_porch: bool) -> None:
             client = await RawClient.open(house.port)
             client.writer.write(sent)
             started = time.monotonic()
-            assert await asyncio.wait_for(client.reader.read(), 3) == b""
+            assert await asyncio.wait_for(client.reader.read(), 10) == b""
             client.writer.close()
             return time.monotonic() - started
 
         halves = (b"", b"GET /socket.io/?EIO=4", request()[:-2], request()[:-20])
-        assert all(0.1 < took_s < 1.5 for took_s in await asyncio.gather(*map(hang, halves)))
+        assert all(took_s > 0.1 for took_s in await asyncio.gather(*map(hang, halves)))
 
 
 async def test_a_header_that_trickles_is_closed(has_porch: bool) -> None:
@@ -165,7 +165,7 @@ async def test_a_header_that_trickles_is_closed(has_porch: bool) -> None:
         while not ended.done():
             client.writer.write(b"A")
             await asyncio.wait([ended], timeout=0.05)
-            assert time.monotonic() - started < 2
+            assert time.monotonic() - started < 10
         client.writer.close()
 
 
@@ -213,7 +213,7 @@ async def test_nothing_of_the_request_is_left(house: House) -> None:
         assert connection._transport.get_protocol() is connection
     started = time.monotonic()
     await house.runner.cleanup()
-    assert time.monotonic() - started < 0.5
+    assert time.monotonic() - started < 5
     clients[0].send('421["echo"]')
     assert await clients[0].text() == "431[[]]"
 
