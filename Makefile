@@ -23,7 +23,7 @@ cluster: install ## Three nodes with PostgreSQL, Valkey and Kafka, from http://1
 
 test: install node_modules/.installed ## All tests; some of them: make test ARGS="-k ledger"
 	-$(BIN)/python -m gateway.cluster.jars
-	$(BIN)/pytest -n 3 --dist worksteal $(ARGS)
+	$(BIN)/pytest -n 4 --dist worksteal $(ARGS)
 
 bench: install node_modules/.installed ## Measure it beside stock python-socketio and Node; less: make bench ARGS="echo --rounds 1"
 	$(BIN)/applause loadtest compare $(ARGS)

