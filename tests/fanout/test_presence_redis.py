@@ -229,10 +229,12 @@ async def test_what_a_frozen_node_still_writes_is_taken_out_as_well(nodes: Nodes
 
 async def test_somebody_unknown_in_redis_means_everybody_and_a_look_at_who_lives(nodes: Nodes) -> None:
     a = await nodes.start("a", lease_s=30, renew_every_s=10)
+    started_at = time.monotonic()
+    await eventually(lambda: a._members._renewed_at > started_at)  # the look that a start ends with
     b = presence_of("b", nodes._pool, nodes.places, nodes._tasks)
     await b.start()
     await b.enter([(7, "")])
-    a._members.others = ()  # it has not looked since
+    assert not a._members.others, "it has not looked since"
     assert await holders(a) == "unknown"
     await becomes(lambda: holders(a), {7: {peer(b)}}, seconds=3)
     await b.stop()

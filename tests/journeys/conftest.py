@@ -9,14 +9,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+import pytest_asyncio
 
-from tests.support.console import fresh_page, running_demo
+from tests.support.console import fresh_page, running_browser, running_demo
 from tests.support.processes import nothing_broke
 from tests.support.server import Gateway
 from tests.support.stage import Stage
 
 if TYPE_CHECKING:
-    from playwright.async_api import Page
+    from playwright.async_api import Browser, Page
 
 
 @pytest.fixture(scope="session")
@@ -81,10 +82,17 @@ async def checked(stage: Stage) -> AsyncIterator[Stage]:
         await stage.close()
 
 
-@pytest.fixture
-async def page() -> AsyncIterator[Page]:
-    """A page of a fresh browser; whatever it complains about in its console fails the test."""
-    async with fresh_page() as page:
+@pytest_asyncio.fixture(scope="session", loop_scope="session")
+async def browser() -> AsyncIterator[Browser]:
+    """One for the whole run: to start it takes two seconds of CPU."""
+    async with running_browser() as browser:
+        yield browser
+
+
+@pytest_asyncio.fixture(loop_scope="session")
+async def page(browser: Browser) -> AsyncIterator[Page]:
+    """A fresh page, for a test on the session's loop; whatever it complains about in its console fails the test."""
+    async with fresh_page(browser) as page:
         yield page
 
 

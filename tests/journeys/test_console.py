@@ -4,15 +4,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-import pytest
-
-from tests.support.console import expect_state
+from tests.support.console import IN_BROWSER, expect_state
 
 if TYPE_CHECKING:
     from playwright.async_api import Locator, Page
 
+pytestmark = IN_BROWSER
 
-@pytest.mark.browser
+
 async def test_two_phones_like_hear_and_catch_up(base_url: str, page: Page) -> None:
     await the_story(page, base_url)
 
@@ -70,7 +69,6 @@ async def the_story(page: Page, base_url: str) -> None:
     await _expect_no_tokens(page)
 
 
-@pytest.mark.browser
 async def test_what_was_tapped_offline_outlives_the_page_and_is_sent_once(base_url: str, page: Page) -> None:
     await page.goto(f"{base_url}/")
     ada, grace = page.locator('[data-phone="viewer"]'), page.locator('[data-phone="creator"]')
@@ -102,7 +100,6 @@ async def test_what_was_tapped_offline_outlives_the_page_and_is_sent_once(base_u
     await _expect_balance(ada, before[0] + 4)
 
 
-@pytest.mark.browser
 async def test_comments_follows_and_gifts(base_url: str, page: Page) -> None:
     await page.goto(f"{base_url}/")
     ada, grace = page.locator('[data-phone="viewer"]'), page.locator('[data-phone="creator"]')

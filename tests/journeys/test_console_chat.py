@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from tests.support.console import expect_state
+from tests.support.console import IN_BROWSER, expect_state
 
 if TYPE_CHECKING:
     from playwright.async_api import Locator, Page, Route
 
-pytestmark = pytest.mark.browser
+pytestmark = IN_BROWSER
 
 ADA, GRACE = 7, 8
 MARKUP = '<img src="x" onerror="document.title = \'injected\'"><b>hi</b>'

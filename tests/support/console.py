@@ -21,13 +21,14 @@ from tests.support.absence import not_run
 from tests.support.folders import own_environment, prepare
 
 if TYPE_CHECKING:
-    from playwright.async_api import Locator, Page
+    from playwright.async_api import Browser, Locator, Page
 
 BROWSERS: Final = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 BROWSER_ARGS: Final = ("--no-sandbox", "--disable-gpu", "--disable-background-networking")
 START_S: Final = 60  # the first start initialises a database
 STOP_S: Final = 20
 PATIENCE_MS: Final = 15_000
+IN_BROWSER: Final = [pytest.mark.browser, pytest.mark.asyncio(loop_scope="session")]  # on the loop of the run's one
 
 
 def browser_path() -> str:
@@ -43,20 +44,29 @@ def browser_path() -> str:
 
 
 @asynccontextmanager
-async def fresh_page() -> AsyncIterator[Page]:
-    """A page of a fresh browser; whatever it complains about in its console fails the test."""
+async def running_browser() -> AsyncIterator[Browser]:
+    """The system's Chromium, without a window."""
     executable = browser_path()
     from playwright.async_api import async_playwright
 
-    complaints: list[str] = []
     async with async_playwright() as playwright:
         browser = await playwright.chromium.launch(executable_path=executable, args=BROWSER_ARGS)
-        page = await browser.new_page(viewport={"width": 1440, "height": 900})
-        page.set_default_timeout(PATIENCE_MS)
-        page.on("pageerror", lambda error: complaints.append(str(error)))
-        page.on("console", lambda line: complaints.append(line.text) if line.type == "error" else None)
-        yield page
+        yield browser
         await browser.close()
+
+
+@asynccontextmanager
+async def fresh_page(browser: Browser) -> AsyncIterator[Page]:
+    """A page that knows of no other; whatever it complains about in its console fails the test."""
+    complaints: list[str] = []
+    page = await browser.new_page(viewport={"width": 1440, "height": 900})
+    page.set_default_timeout(PATIENCE_MS)
+    page.on("pageerror", lambda error: complaints.append(str(error)))
+    page.on("console", lambda line: complaints.append(line.text) if line.type == "error" else None)
+    try:
+        yield page
+    finally:
+        await page.close()
     assert complaints == []
 
 
