@@ -104,13 +104,19 @@ async def bury(client: AIOKafkaProducer | AIOKafkaConsumer) -> None:
             sending.remove_done_callback(client._sender._fail_all)
             sending.add_done_callback(_notice)
         kept.fail_all(KafkaError("given up"))
-        # Each removes itself from these in a moment, and one that was to be repeated is not among them.
-        kept._pending_batches.update(batch for batches in kept._batches.values() for batch in batches)
+        kept._pending_batches = _Forgiving(kept._pending_batches)
     else:
         inner = client._client
     # Its connections first, so that nothing waits for them; and again, since what runs still may have opened one.
     for step in (inner.close, client.stop, inner.close):
         await _within(BURY_S, step)
+
+
+class _Forgiving(set[Any]):
+    """Each batch removes itself from these in a moment, also one that is to be repeated, and is not among them."""
+
+    def remove(self, batch: Any) -> None:
+        self.discard(batch)
 
 
 async def _create(admin: AIOKafkaAdminClient, topics: Sequence[Topic]) -> None:

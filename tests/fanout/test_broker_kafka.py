@@ -247,17 +247,25 @@ async def test_who_slept_reads_the_inbox_instead_of_all_that_was_said(
     await bury(producer)
 
 
-async def test_a_producer_with_a_batch_that_is_to_be_repeated_is_buried_in_silence(kafka: str) -> None:
+@pytest.mark.parametrize("when", ["before", "meanwhile", "later"])
+async def test_a_producer_with_a_batch_that_is_to_be_repeated_is_buried_in_silence(kafka: str, when: str) -> None:
     """aiokafka has forgotten by then that it is on its way."""
-    producer, faults = Kafka(kafka).producer(linger_ms=60_000), []
-    asyncio.get_running_loop().set_exception_handler(lambda _, fault: faults.append(fault))
+    producer, faults, loop = Kafka(kafka).producer(linger_ms=60_000), [], asyncio.get_running_loop()
+    loop.set_exception_handler(lambda _, fault: faults.append(fault))
     await start(producer)
     topic = f"buried-{os.getpid()}"
     await Kafka(kafka).ensure([Topic(topic, 1)])
     sent = await producer.send(topic, b"x", partition=0)
     kept = producer._message_accumulator
-    kept.reenqueue(kept._pop_batch(TopicPartition(topic, 0)))
-    await bury(producer)
+    batch = kept._pop_batch(TopicPartition(topic, 0))
+    if when == "before":
+        kept.reenqueue(batch)
+    burying = asyncio.ensure_future(bury(producer))
+    if when == "meanwhile":
+        loop.call_soon(kept.reenqueue, batch)  # after the grave is dug, before the batch hears of it
+    await burying
+    if when == "later":
+        kept.reenqueue(batch)
     with pytest.raises(KafkaError):
         await sent
     await asyncio.sleep(0)
