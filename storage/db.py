@@ -25,6 +25,12 @@ LANE_SETTINGS: Final = {
     "lock_timeout": "250ms",
 }
 
+# Of all of a node's sessions; more than any transaction may be idle. The driver prepares a statement and then executes
+# it; a node that freezes in between is not idle for PostgreSQL, and kept what it had locked for as long as it froze.
+# Before PostgreSQL 17 there is nothing against that.
+TRANSACTION_TIMEOUT = "20s"
+TIMES_OUT_SINCE: Final = (17,)
+
 NO_SETTINGS: Final[Mapping[str, str]] = {}
 
 OnConnect = Callable[[asyncpg.Connection], Coroutine[Any, Any, None]]
@@ -39,18 +45,24 @@ async def create_pool(
     settings: Mapping[str, str] = NO_SETTINGS,
 ) -> asyncpg.Pool:
     """A pool of at most `size` connections, all opened on demand: asyncpg logs a traceback for each try to keep some
-    open while the database is away.
+    open while the database is away. No transaction lasts longer than TRANSACTION_TIMEOUT.
 
     `on_connect` sees each new connection once before anybody uses it (the gateway compares the epoch there), `settings`
     hold for all of its sessions.
     """
+
+    async def begin(conn: asyncpg.Connection) -> None:
+        await _limit_transactions(conn)
+        if on_connect is not None:
+            await on_connect(conn)
+
     return await asyncpg.create_pool(
         dsn,
         min_size=0,
         max_size=size,
         timeout=CONNECT_TIMEOUT_S,
         command_timeout=command_timeout_s,
-        init=on_connect,
+        init=begin,
         reset=_leave_as_it_is,
         server_settings={"application_name": "applause", **settings},
     )
@@ -67,15 +79,28 @@ async def connect(dsn: str) -> asyncpg.Connection:
 
 
 async def connect_lane(dsn: str, *, command_timeout_s: float = 10.0) -> asyncpg.Connection:
-    """A connection for a lane, with LANE_SETTINGS from its first statement on."""
-    return await asyncpg.connect(
+    """A connection for a lane, with LANE_SETTINGS from its first statement on. No transaction lasts longer than
+    TRANSACTION_TIMEOUT."""
+    conn = await asyncpg.connect(
         dsn,
         timeout=CONNECT_TIMEOUT_S,
         command_timeout=command_timeout_s,
         server_settings={"application_name": "applause lane", **LANE_SETTINGS},
     )
+    try:
+        await _limit_transactions(conn)
+    except BaseException:
+        conn.terminate()
+        raise
+    return conn
 
 
+async def _limit_transactions(conn: asyncpg.Connection) -> None:
+    if conn.get_server_version() >= TIMES_OUT_SINCE:
+        await conn.execute(f"SET transaction_timeout = '{TRANSACTION_TIMEOUT}'")
+
+
+_TRANSACTION_TIMED_OUT: Final = "25P04"  # asyncpg has no name for it
 _LOST: Final = (
     OSError,  # refused, reset, unreachable, no such host
     TimeoutError,
@@ -98,7 +123,7 @@ def is_connection_lost(error: BaseException) -> bool:
     """
     if isinstance(error, asyncpg.InterfaceError):  # also says "another operation is in progress", a fault of ours
         return "clos" in str(error)
-    return isinstance(error, _LOST)
+    return isinstance(error, _LOST) or getattr(error, "sqlstate", None) == _TRANSACTION_TIMED_OUT
 
 
 def is_retryable(error: BaseException) -> bool:

@@ -7,6 +7,7 @@ import asyncio
 import asyncpg
 import pytest
 
+from storage import db
 from storage.db import (
     LANE_SETTINGS,
     connect,
@@ -17,6 +18,7 @@ from storage.db import (
     is_retryable,
 )
 
+ENDS = (OSError, asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError)
 LOCK_INSTANCE = "SELECT 1 FROM instance FOR UPDATE"
 
 
@@ -48,6 +50,28 @@ async def test_a_pool_shows_each_new_connection_once(dsn: str) -> None:
     async with pool.acquire(), pool.acquire():
         assert len(set(seen)) == 2
     await pool.close()
+
+
+@pytest.mark.parametrize("kind", ["lane", "pool"])
+async def test_who_freezes_with_a_statement_prepared_lets_go(
+    dsn: str, conn: asyncpg.Connection, monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    """PostgreSQL waits for the next message then, and does not take the session for idle."""
+    monkeypatch.setattr(db, "TRANSACTION_TIMEOUT", "300ms")
+    pool = await create_pool(dsn, size=1)
+    frozen = await connect_lane(dsn) if kind == "lane" else await pool.acquire()
+    await frozen.execute("SET idle_in_transaction_session_timeout = '100ms'")
+    await frozen.execute("BEGIN")
+    await frozen.execute(LOCK_INSTANCE)
+    prepared = await frozen.prepare("SELECT 6 * 7")
+    async with asyncio.timeout(10):
+        await conn.execute(LOCK_INSTANCE)
+    with pytest.raises(ENDS) as error:
+        await prepared.fetchval()
+    assert is_connection_lost(error.value) or "released" in str(error.value)  # back to the pool
+    if kind == "lane":
+        frozen.terminate()
+    pool.terminate()
 
 
 async def test_a_lock_that_somebody_keeps_is_given_up(dsn: str, conn: asyncpg.Connection) -> None:
