@@ -225,7 +225,10 @@ class Connection(asyncio.Protocol):
 
     def on_due(self) -> None:
         """The wheel: whatever this phase waits for has not come."""
-        if self._phase == CLOSING:
+        if self._phase == CLOSING and self._out is not None and not self._paused:
+            self.flush()  # the loop has stood still since then, and not even the last words have left
+            self._hall.wheel.set(self, CLOSE_S)
+        elif self._phase == CLOSING:
             self._transport.abort()
         elif self._phase == OPENED:
             self.end(closing=None, disconnect=False, code=packets.POLICY_VIOLATION, reason="connect_timeout")

@@ -12,7 +12,7 @@ import msgspec
 import pytest
 import socketio
 
-from gateway.socket.connection import event_frame
+from gateway.socket.connection import CLOSE_S, event_frame
 from tests.gateway.socket.frame_maker import BINARY, CLOSE, CONTINUATION, PING, PONG, TEXT, close, frame, text
 from tests.gateway.socket.raw_client import House, RawClient, request, serve
 
@@ -245,16 +245,24 @@ async def test_a_fault_of_the_app_ends_one_connection(house: House, caplog: pyte
     assert len(house.app.lost) == 1
 
 
-async def test_a_peer_that_does_not_answer_the_close_is_cut_within_a_second(house: House) -> None:
+async def test_a_peer_that_does_not_answer_the_close_is_cut(house: House) -> None:
     client = await house.client()
     house.app.connections[0].end(closing=None, disconnect=True, code=1008)
-    started = time.monotonic()
     assert await client.text() == "41"
     assert (await client.frame())[0] == CLOSE
     client.send('42["too late"]')
-    await house.wait_for(lambda: house.app.lost, 0.2)
-    await house.wait_for(lambda: not house.door.connections, 1.0 - (time.monotonic() - started))
+    await house.wait_for(lambda: house.app.lost)
+    await house.wait_for(lambda: not house.door.connections, 10)
     assert house.app.events == []
+
+
+async def test_the_last_words_leave_before_the_cut_also_after_a_stall(house: House) -> None:
+    """uvloop calls what is due by then before what was to be called soon."""
+    client = await house.client()
+    house.app.connections[0].end(closing=None, disconnect=True, code=1008)
+    time.sleep(CLOSE_S + 0.2)  # noqa: ASYNC251 -- that is the stall
+    assert await client.rest() == (["41"], 1008)
+    await house.wait_for(lambda: not house.door.connections)
 
 
 async def test_after_the_end_nothing_is_written(house: House) -> None:
