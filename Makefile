@@ -15,10 +15,10 @@ help: ## This list
 
 install: .venv/.installed ## The command in .venv/bin/applause, with what it needs
 
-run: install ## A demo on http://127.0.0.1:8080
+run: install ## A demo on port 8080 of this machine
 	$(BIN)/applause demo
 
-cluster: install ## Three nodes with PostgreSQL, Valkey and Kafka, from http://127.0.0.1:8080 on
+cluster: install ## Three nodes with PostgreSQL, Valkey and Kafka, from port 8080 of this machine on
 	$(BIN)/applause cluster $(ARGS)
 
 test: install node_modules/.installed ## All tests; some of them: make test ARGS="-k ledger"

@@ -100,7 +100,6 @@ async def _limit_transactions(conn: asyncpg.Connection) -> None:
         await conn.execute(f"SET transaction_timeout = '{TRANSACTION_TIMEOUT}'")
 
 
-_TRANSACTION_TIMED_OUT: Final = "25P04"  # asyncpg has no name for it
 _LOST: Final = (
     OSError,  # refused, reset, unreachable, no such host
     TimeoutError,
@@ -123,7 +122,7 @@ def is_connection_lost(error: BaseException) -> bool:
     """
     if isinstance(error, asyncpg.InterfaceError):  # also says "another operation is in progress", a fault of ours
         return "clos" in str(error)
-    return isinstance(error, _LOST) or getattr(error, "sqlstate", None) == _TRANSACTION_TIMED_OUT
+    return isinstance(error, _LOST)
 
 
 def is_retryable(error: BaseException) -> bool:

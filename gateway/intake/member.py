@@ -72,7 +72,6 @@ class Member(ConsumerRebalanceListener):  # type: ignore[misc]
         self._changed = asyncio.Event()
         self._committed: dict[TopicPartition, int] = {}
         self._stuck: Counter[tuple[TopicPartition, int]] = Counter()
-        self._has_committed = True
         self._looks_without_commit = 0
         self._consumer = self._make_consumer(kafka)
 
@@ -193,20 +192,19 @@ class Member(ConsumerRebalanceListener):  # type: ignore[misc]
                 async with asyncio.timeout(LETTING_GO_S):
                     await self._pass_marks()
                     if number % LOOK_EVERY == 0:
-                        self._committed.clear()
+                        self._committed.clear()  # a broker that was away may have taken an older commit for the newest
                         await self._look_at_lag()
                         self._look_at_group()
                     await self._commit(self._partitions)
-                    self._has_committed = True
+                    self._looks_without_commit = 0
             self._note_partitions()
 
     def _look_at_group(self) -> None:
         """Kafka has just answered; whether its group hears this member, too. The client may lose the group for good
         when Kafka was away: records go on coming, but no commit is taken, and nobody joins again."""
-        self._looks_without_commit = 0 if self._has_committed else self._looks_without_commit + 1
-        self._has_committed = False  # all is committed once more, now
         if self._looks_without_commit >= STALLED_LOOKS:
             raise Stalled("the group takes no commit, though Kafka answers")
+        self._looks_without_commit += 1  # all is committed once more, now
 
     async def _pass_marks(self) -> None:
         """Records that we never see end a transaction, or were cleaned away."""

@@ -74,6 +74,20 @@ async def test_who_freezes_with_a_statement_prepared_lets_go(
     pool.terminate()
 
 
+async def test_a_transaction_that_takes_too_long_has_lost_its_connection(
+    dsn: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lane = await connect_lane(dsn)
+    assert await lane.fetchval("SHOW transaction_timeout") == db.TRANSACTION_TIMEOUT
+    await lane.close()
+    monkeypatch.setattr(db, "TRANSACTION_TIMEOUT", "300ms")
+    lane = await connect_lane(dsn)
+    with pytest.raises(asyncpg.ConnectionDoesNotExistError, match="transaction timeout") as error:
+        await lane.execute("SELECT pg_sleep(10)")
+    assert is_connection_lost(error.value)
+    lane.terminate()
+
+
 async def test_a_lock_that_somebody_keeps_is_given_up(dsn: str, conn: asyncpg.Connection) -> None:
     lane = await connect_lane(dsn)
     async with conn.transaction():

@@ -76,7 +76,8 @@ async def test_a_failure_ends_the_life_and_so_does_a_cancellation_that_nobody_se
 async def test_a_group_that_hears_nothing_for_long_though_kafka_answers_ends_the_life(member: Member) -> None:
     """As was seen after a Kafka that was killed: records went on coming, but nobody asked to join again."""
     for is_heard in (True, False, True, *[False] * (members.STALLED_LOOKS - 1), True):
-        member._has_committed = is_heard
+        if is_heard:
+            member._looks_without_commit = 0
         member._look_at_group()
     for _ in range(members.STALLED_LOOKS - 1):
         member._look_at_group()  # which takes it for unheard until the next commit

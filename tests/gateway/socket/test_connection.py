@@ -253,6 +253,7 @@ async def test_a_peer_that_does_not_answer_the_close_is_cut(house: House) -> Non
     client.send('42["too late"]')
     await house.wait_for(lambda: house.app.lost)
     await house.wait_for(lambda: not house.door.connections, 10)
+    assert CLOSE_S < 1, "within a second, where the loop is not late"
     assert house.app.events == []
 
 
