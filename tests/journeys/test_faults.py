@@ -41,7 +41,7 @@ PACE_S: Final = 0.1  # of thinking between two actions at most
 REPEATED: Final = 30  # actions of each fan that are sent again after a fault
 SOME: Final = 300  # acknowledged actions that make a load
 ANSWER_S: Final = 5.0
-# A second less than the default: a machine that does three tests at once may let a server or a client wait for as long.
+# A second less than the default: a machine that does four tests at once may let a server or a client wait for as long.
 PROMPT: Final = {"LANE__DEADLINE_S": 3.3}
 # Most of a batch's time is its COMMIT, so that faults come in the midst of one.
 SLOW_COMMIT: Final = {"commit_delay": "20000", "commit_siblings": "0"}

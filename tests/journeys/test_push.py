@@ -14,7 +14,7 @@ import pytest
 from gateway.sessions import KEEPERS
 from storage.audit import audit
 from tests.journeys.conftest import checked
-from tests.support.clients import PATIENCE_S, Phone
+from tests.support.clients import PATIENCE_S, Client
 from tests.support.pair import pair
 from tests.support.processes import nothing_broke
 from tests.support.scrape import named, scrape
@@ -58,7 +58,7 @@ async def register(stage: Stage, user: int, device: str = "phone-1") -> str:
     return token
 
 
-async def say(phone: Phone, conversation: str, **message: str) -> None:
+async def say(phone: Client, conversation: str, **message: str) -> None:
     await phone.do("message:send", conversationId=conversation, actionId=action_id(), **message)
 
 
@@ -174,13 +174,7 @@ async def test_of_two_nodes_one_pushes_and_only_to_who_is_on_neither(
                 while (await nodes.ask("GET", f"/v1/users/{user}/inbox")).body["connected"]:
                     await asyncio.sleep(0.01)
         group = (await nodes.ask("POST", "/v1/conversations", {"participantIds": list(people)}, user=1)).body
-        await ana.do(
-            "message:send",
-            conversationId=group["conversationId"],
-            messageType="text",
-            content="psst",
-            actionId=action_id(),
-        )
+        await say(ana, group["conversationId"], messageType="text", content="psst")
         for user in (2, 3):
             await phones[user].told("message_preview")
         await nobody_is_due(conn)
