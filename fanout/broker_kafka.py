@@ -19,7 +19,7 @@ from aiokafka.errors import MessageSizeTooLargeError
 
 from fanout.broker import Announced, Listeners
 from fanout.counts import KafkaCounts
-from fanout.kafka import AWAY, START_TIMEOUT_S, Kafka, Topic, TopicsMissing, bury, start
+from fanout.kafka import AWAY, START_TIMEOUT_S, Kafka, Topic, TopicsMissing, bury, quiet, start
 from fanout.notices import Compare, tell
 from fanout.presence import Locator
 from fanout.records import BEAT, FOR_ALL, FOR_ONE, Outbox, Record, read, records
@@ -199,9 +199,7 @@ class KafkaBroker:
         for record in (*records(outbox, where, self._family), *beats):
             at = _within(record.partition, partitions)
             try:
-                result = await producer.send(self._topic.name, record.value, key=record.key, partition=at)
-                result.add_done_callback(_notice)  # nobody may be there to ask any more
-                sent.append(result)
+                sent.append(quiet(await producer.send(self._topic.name, record.value, key=record.key, partition=at)))
             except MessageSizeTooLargeError:
                 self.counts.dropped["too_large"] += 1
                 continue
@@ -360,10 +358,6 @@ def _within(partition: int, count: int) -> int:
 
 def _kind(key: bytes) -> str:
     return {FOR_ALL: "all", FOR_ONE: "one", BEAT: "beat"}.get(key[:1], "unreadable")
-
-
-def _notice(sent: asyncio.Future[Any]) -> None:
-    _ = sent.cancelled() or sent.exception()
 
 
 def _text(error: Exception) -> str:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import chain
 from typing import Any, Final
 
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer
@@ -95,15 +96,24 @@ async def commit(consumer: AIOKafkaConsumer, offsets: Mapping[TopicPartition, in
         await coordinator._do_commit_offsets(subscription.assignment, places)
 
 
+def quiet(future: asyncio.Future[Any]) -> asyncio.Future[Any]:
+    """The same one. Where it fails and nobody looks any more, the log does not tell it as a fault of ours."""
+    future.add_done_callback(_notice)
+    return future
+
+
 async def bury(client: AIOKafkaProducer | AIOKafkaConsumer) -> None:
     """End it at once, whatever state it and Kafka are in; what it has not sent is lost. By itself it would wait for an
     answer to each request, and for each batch; and a consumer's end can raise a CancelledError that nobody sent."""
     if isinstance(client, AIOKafkaProducer):
         inner, kept, sending = client.client, client._message_accumulator, client._sender.sender_task
-        if sending is not None:  # that of an idempotent producer stumbles over its own end: told to nobody, see _notice
+        if sending is not None:  # that of an idempotent producer stumbles over its own end: told to nobody, see quiet
             sending.remove_done_callback(client._sender._fail_all)
-            sending.add_done_callback(_notice)
+            quiet(sending)
+        for batch in chain.from_iterable(kept._batches.values()):
+            quiet(batch._drain_waiter)  # fails with the batch, and nobody waits for it unless the queue is full
         kept.fail_all(KafkaError("given up"))
+        kept._batches.clear()  # or it would begin to send them yet
         kept._pending_batches = _Forgiving(kept._pending_batches)
     else:
         inner = client._client
@@ -137,10 +147,9 @@ async def _within(seconds: float, step: Callable[[], Awaitable[None]]) -> None:
     """In a task of its own, so that whatever it raises stays there."""
     task = asyncio.ensure_future(step())
     await asyncio.wait([task], timeout=seconds)
-    task.add_done_callback(_notice)
+    quiet(task)
     task.cancel()
 
 
-def _notice(task: asyncio.Future[Any]) -> None:
-    """How it ended is nobody's concern any more."""
-    _ = task.cancelled() or task.exception()
+def _notice(done: asyncio.Future[Any]) -> None:
+    _ = done.cancelled() or done.exception()

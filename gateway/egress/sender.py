@@ -14,7 +14,7 @@ from typing import Any, Final
 from aiokafka import AIOKafkaProducer
 from aiokafka.partitioner import murmur2
 
-from fanout.kafka import Kafka, bury, start
+from fanout.kafka import Kafka, bury, quiet, start
 
 SEND_S: Final = 5.0
 BATCH_BYTES: Final = 2**19  # brokers take twice as much
@@ -51,11 +51,9 @@ class Sender:
 
     async def _send_first(self, producer: AIOKafkaProducer, waiting: dict[int, list[Any]]) -> None:
         acks = [
-            await producer.send_batch(batches[0], self._topic, partition=partition)
+            quiet(await producer.send_batch(batches[0], self._topic, partition=partition))
             for partition, batches in waiting.items()
         ]
-        for ack in acks:
-            ack.add_done_callback(_notice)
         await asyncio.wait(acks)
         for ack in acks:
             ack.result()
@@ -77,8 +75,3 @@ class Sender:
 def _place_of(user_id: int, partitions: int) -> tuple[bytes, int]:
     key = b"%d" % user_id
     return key, (murmur2(key) & 0x7FFFFFFF) % partitions
-
-
-def _notice(ack: asyncio.Future[Any]) -> None:
-    """Whoever was to look at it may have given up."""
-    _ = ack.cancelled() or ack.exception()

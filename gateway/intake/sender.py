@@ -8,7 +8,7 @@ from typing import Final
 
 from aiokafka import AIOKafkaProducer
 
-from fanout.kafka import AWAY, Kafka, bury, start
+from fanout.kafka import AWAY, Kafka, bury, quiet, start
 
 SEND_S: Final = 5.0
 
@@ -52,5 +52,5 @@ class Sender:
         if self._producer is None:
             self._producer = self._kafka.producer(acks="all", enable_idempotence=False)
             await start(self._producer)
-        acks = [await self._producer.send(self._topic, value, key=key) for key, value in records]
+        acks = [quiet(await self._producer.send(self._topic, value, key=key)) for key, value in records]
         await asyncio.gather(*acks)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import gc
 import os
 import signal
 import time
@@ -27,6 +26,7 @@ from gateway.cluster.kafka import EmbeddedKafka
 from tests.fanout.cluster import PARTITIONS, Places, kafka_broker, presence_of
 from tests.fanout.sinks import Heard, Tasks, told, until
 from tests.support.services import need_kafka
+from tests.support.silence import in_silence
 
 
 @pytest.fixture
@@ -250,26 +250,29 @@ async def test_who_slept_reads_the_inbox_instead_of_all_that_was_said(
 @pytest.mark.parametrize("when", ["before", "meanwhile", "later"])
 async def test_a_producer_with_a_batch_that_is_to_be_repeated_is_buried_in_silence(kafka: str, when: str) -> None:
     """aiokafka has forgotten by then that it is on its way."""
-    producer, faults, loop = Kafka(kafka).producer(linger_ms=60_000), [], asyncio.get_running_loop()
-    loop.set_exception_handler(lambda _, fault: faults.append(fault))
-    await start(producer)
     topic = f"buried-{os.getpid()}"
     await Kafka(kafka).ensure([Topic(topic, 1)])
-    sent = await producer.send(topic, b"x", partition=0)
-    kept = producer._message_accumulator
-    batch = kept._pop_batch(TopicPartition(topic, 0))
-    if when == "before":
-        kept.reenqueue(batch)
-    burying = asyncio.ensure_future(bury(producer))
-    if when == "meanwhile":
-        loop.call_soon(kept.reenqueue, batch)  # after the grave is dug, before the batch hears of it
-    await burying
-    if when == "later":
-        kept.reenqueue(batch)
-    with pytest.raises(KafkaError):
-        await sent
-    await asyncio.sleep(0)
-    assert faults == []
+
+    async def send_and_bury() -> None:
+        producer = Kafka(kafka).producer(linger_ms=60_000)
+        await start(producer)
+        sent = await producer.send(topic, b"x", partition=0)
+        kept = producer._message_accumulator
+        batch = kept._pop_batch(TopicPartition(topic, 0))
+        if when == "before":
+            kept.reenqueue(batch)
+        burying = asyncio.ensure_future(bury(producer))
+        if when == "meanwhile":
+            asyncio.get_running_loop().call_soon(
+                kept.reenqueue, batch
+            )  # after the grave is dug, before the batch hears of it
+        await burying
+        if when == "later":
+            kept.reenqueue(batch)
+        with pytest.raises(KafkaError):
+            await sent
+
+    await in_silence(send_and_bury)
 
 
 # Kafka away
@@ -285,8 +288,7 @@ async def shaky_kafka(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator
 
 async def test_an_idempotent_producer_with_a_batch_on_its_way_is_buried_in_silence(shaky_kafka: EmbeddedKafka) -> None:
     """aiokafka's own clean-up takes it for one with transactions."""
-    kafka, topic, faults = Kafka(shaky_kafka.bootstrap), f"buried-{os.getpid()}", []
-    asyncio.get_running_loop().set_exception_handler(lambda _, fault: faults.append(fault))
+    kafka, topic = Kafka(shaky_kafka.bootstrap), f"buried-{os.getpid()}"
     await kafka.ensure([Topic(topic, 1)])
 
     async def send_and_bury() -> None:
@@ -303,16 +305,12 @@ async def test_an_idempotent_producer_with_a_batch_on_its_way_is_buried_in_silen
         with pytest.raises(KafkaError):
             await sent
 
-    await send_and_bury()
-    gc.collect()  # so that what nobody has looked at is told
-    await asyncio.sleep(0)
-    assert faults == []
+    await in_silence(send_and_bury)
 
 
 async def test_a_commit_that_is_given_up_is_heard_of_no_more(shaky_kafka: EmbeddedKafka) -> None:
     """aiokafka goes on with it, and leaves it to the log what became of it."""
-    kafka, topic, faults = Kafka(shaky_kafka.bootstrap), f"committed-{os.getpid()}", []
-    asyncio.get_running_loop().set_exception_handler(lambda _, fault: faults.append(fault))
+    kafka, topic = Kafka(shaky_kafka.bootstrap), f"committed-{os.getpid()}"
     await kafka.ensure([Topic(topic, 1)])
 
     async def commit_and_bury() -> None:
@@ -333,10 +331,7 @@ async def test_a_commit_that_is_given_up_is_heard_of_no_more(shaky_kafka: Embedd
         finally:
             os.kill(shaky_kafka.pid, signal.SIGCONT)
 
-    await commit_and_bury()
-    gc.collect()
-    await asyncio.sleep(0)
-    assert faults == []
+    await in_silence(commit_and_bury)
 
 
 @pytest.fixture
