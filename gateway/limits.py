@@ -34,7 +34,10 @@ class TokenBuckets(Generic[K]):
 
         A cost above the whole bucket can never be met: the answer is then the time to fill it.
         """
-        full_at = max(self._full_at.get(key, now), now) + cost * self._cost_s
+        full_at = self._full_at.get(key, now)
+        if full_at < now:
+            full_at = now
+        full_at += cost * self._cost_s
         missing_s = full_at - now - self._burst_s
         if missing_s > _ROUNDING_S:
             return min(missing_s, self._burst_s)

@@ -10,6 +10,11 @@ from typing import Final
 
 import msgspec
 
+try:
+    from websockets.speedups import apply_mask
+except ImportError:  # its wheel for this machine has no extension
+    from websockets.utils import apply_mask
+
 PROTOCOL_ERROR: Final = 1002
 UNSUPPORTED_DATA: Final = 1003
 INVALID_DATA: Final = 1007
@@ -117,7 +122,7 @@ class FrameParser:
             after = body + size
             if not 0 <= size <= self._limit or after > end:
                 break
-            text = unmask(data[body:after], data[mask_at:body])
+            text = apply_mask(data[body:after], data[mask_at:body])
             if not (text.isascii() or _is_utf8(text)):
                 break
             items.append(text)
@@ -155,7 +160,7 @@ class FrameParser:
                 pending.held += data[at:]
                 pending.need = body_at + size - at
                 return
-            payload = unmask(data[body_at : body_at + size], data[mask_at:body_at])
+            payload = apply_mask(data[body_at : body_at + size], data[mask_at:body_at])
             item = self._take_payload(data[at], payload, pending)
             at = body_at + size
             if item is None:
@@ -212,13 +217,6 @@ class FrameParser:
             return None
         text, pending.message = bytes(pending.message), None
         return _checked_text(text)
-
-
-def unmask(payload: bytes, key: bytes) -> bytes:
-    """`payload` xor the repeated four bytes of `key`: as two integers, the fastest way without an extension."""
-    size = len(payload)
-    mask = (key * (size // _MASK_BYTES + 1))[:size]
-    return (int.from_bytes(payload, "little") ^ int.from_bytes(mask, "little")).to_bytes(size, "little")
 
 
 def text_frame(text: bytes) -> bytes:

@@ -73,6 +73,7 @@ Packet = Event | Pong | Connect | Leave | Nothing | MalformedEvent
 _PONG: Final = Pong()
 _LEAVE: Final = Leave()
 _NOTHING: Final = Nothing()
+_NAME_AND_PAYLOAD: Final = msgspec.json.Decoder(tuple[str, msgspec.Raw])
 _ARRAY: Final = msgspec.json.Decoder(list[msgspec.Raw])
 _VALUE: Final = msgspec.json.Decoder(msgspec.Raw)
 _STRING: Final = msgspec.json.Decoder(str)
@@ -153,12 +154,21 @@ def _decode_event(message: bytes) -> Event | MalformedEvent:
     else:
         ack_id, body_at = _read_event_head(message)
     try:
-        args = _ARRAY.decode(message[body_at:])
+        name, payload = _NAME_AND_PAYLOAD.decode(message[body_at:])
+    except _JSON_ERRORS:
+        return _decode_unusual_event(ack_id, message[body_at:])
+    return Event(name, [payload], ack_id)
+
+
+def _decode_unusual_event(ack_id: int | None, body: bytes) -> Event | MalformedEvent:
+    """Without a payload, with several, or with a fault."""
+    try:
+        args = _ARRAY.decode(body)
         name = _STRING.decode(args.pop(0))
     except IndexError:
         return MalformedEvent(ack_id, None)
     except _JSON_ERRORS:
-        return MalformedEvent(ack_id, field_at_fault(message[body_at:]))
+        return MalformedEvent(ack_id, field_at_fault(body))
     return Event(name, args, ack_id)
 
 
