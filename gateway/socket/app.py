@@ -19,7 +19,7 @@ from gateway.dispatch import Dispatch
 from gateway.socket.arrivals import Arrivals, Arriving
 from gateway.socket.evictions import Evictions
 from gateway.socket.session import Session
-from gateway.socket.wish import PROTOCOL, ConnectRefused, Wish, read_wish
+from gateway.socket.wish import PROTOCOL, SUSPENDED, ConnectRefused, Wish, read_wish, refuse_connect
 from handlers.access.handler import AccessHandler
 from handlers.access.identities import Identities
 from handlers.errors import Refusal
@@ -156,7 +156,7 @@ class ClientApp:
             except KeyUnknown:
                 self.spawn(self._enter_later(session, wish, token))
         except (ConnectRefused, AuthError) as refused:
-            _refuse(connection, refused)
+            refuse_connect(connection, refused)
 
     def on_event(self, connection: Connection, name: str, args: list[msgspec.Raw], ack_id: int | None) -> None:
         """EVENT of an accepted connection."""
@@ -195,7 +195,7 @@ class ClientApp:
             if not session.is_gone:
                 self._enter(session, wish, claims)
         except (ConnectRefused, AuthError) as refused:
-            _refuse(session.connection, refused)
+            refuse_connect(session.connection, refused)
 
     def _enter(self, session: Session, wish: Wish, claims: Claims) -> None:
         session.take_token(claims)
@@ -223,7 +223,7 @@ class ClientApp:
                 raise AuthError("token_invalid")
             self._seat(session, user_id)
         except (ConnectRefused, AuthError) as refused:
-            _refuse(session.connection, refused)
+            refuse_connect(session.connection, refused)
 
     def welcome(self, arriving: Arriving, found: Arrival | None) -> None:
         """The database has answered: accept, or refuse with what it said."""
@@ -234,13 +234,13 @@ class ClientApp:
                 self._left(session.user_id, session.generation)
             return
         if found is None:
-            _refuse(session.connection, AuthError("token_invalid"))
+            refuse_connect(session.connection, AuthError("token_invalid"))
             return
         if found.status != "active":
-            _refuse(session.connection, ConnectRefused("user_suspended", "The user is suspended."))
+            refuse_connect(session.connection, SUSPENDED)
             return
         if session.elsewhere and session.elsewhere + self._older_here(session) >= self.limits.max_per_user:
-            _refuse(session.connection, ConnectRefused(*TOO_MANY))
+            refuse_connect(session.connection, ConnectRefused(*TOO_MANY))
             return
         session.cursor.generation = session.generation
         at, complete = self._position(arriving, found)
@@ -332,12 +332,3 @@ class ClientApp:
         if code in ("draining", "unavailable"):
             return random.randint(0, int(self._settings.drain.reconnect_spread_s * 1000))
         return None
-
-
-def _refuse(connection: Connection, refused: ConnectRefused | AuthError) -> None:
-    """With a `connect_error`; where nobody can say, without a packet, so that official clients come back."""
-    if refused.code == "unavailable":
-        connection.drop()
-        return
-    data = {"code": refused.code, "message": refused.message, "retryable": False}
-    connection.refuse(msgspec.json.encode({"message": refused.code, "data": data}), refused.code)

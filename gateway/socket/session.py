@@ -17,8 +17,11 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 import msgspec
 import structlog
 
+from gateway.auth import AuthError
 from gateway.routes import Route
 from gateway.socket.closing import ENDINGS, closing_body
+from gateway.socket.connection import ASKED
+from gateway.socket.wish import SUSPENDED, ConnectRefused, refuse_connect
 from handlers.errors import Refusal, refusal_ack
 from handlers.wire import Message, encode
 
@@ -32,6 +35,10 @@ log = structlog.get_logger()
 
 EXPIRY_NOTICE_S: Final = 60.0
 _ERROR_WINDOW_S: Final = 60.0
+_REFUSED_WITH: Final[dict[str, ConnectRefused | AuthError]] = {
+    "revoked": AuthError("token_invalid"),
+    "user_suspended": SUSPENDED,
+}
 _COUNTED_ERRORS: Final = frozenset({"invalid_payload", "unknown_event"})
 
 
@@ -95,6 +102,9 @@ class Session:
     def cut(self, code: str) -> None:
         """End the connection with this closing code, in the way that spec 2 gives it."""
         self.app.wheel.cancel(self)
+        if code in _REFUSED_WITH and self.connection.phase == ASKED:  # it hears of no `closing` before its `welcome`
+            refuse_connect(self.connection, _REFUSED_WITH[code])
+            return
         message, retryable, disconnect, close_code = ENDINGS[code]
         body = closing_body(code, message, retryable, self.app.reconnect_after_ms(code))
         closing = self.app.event_frame("closing", body)

@@ -1,13 +1,17 @@
-"""What a CONNECT asks for, before anybody has looked at its token."""
+"""What a CONNECT asks for, before anybody has looked at its token, and how it is refused."""
 
 from __future__ import annotations
 
-from typing import Final, NamedTuple
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 import msgspec
 
+from gateway.auth import AuthError
 from gateway.payloads import decode
 from handlers.errors import Refusal
+
+if TYPE_CHECKING:
+    from gateway.socket.connection import Connection
 
 PROTOCOL: Final = 1
 MAX_DEVICE_ID: Final = 128
@@ -30,6 +34,18 @@ class ConnectRefused(Exception):
         super().__init__(message)
         self.code = code
         self.message = message
+
+
+SUSPENDED: Final = ConnectRefused("user_suspended", "The user is suspended.")
+
+
+def refuse_connect(connection: Connection, refused: ConnectRefused | AuthError) -> None:
+    """With a `connect_error`; where nobody can say, without a packet, so that official clients come back."""
+    if refused.code == "unavailable":
+        connection.drop()
+        return
+    data = {"code": refused.code, "message": refused.message, "retryable": False}
+    connection.refuse(msgspec.json.encode({"message": refused.code, "data": data}), refused.code)
 
 
 class Wish(NamedTuple):

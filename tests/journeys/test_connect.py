@@ -10,6 +10,7 @@ from typing import Any
 import jwt
 import pytest
 
+from storage import arrivals
 from tests.support.clients import Phone, wire
 from tests.support.server import Gateway
 from tests.support.stage import VIEWER, Stage, action_id
@@ -126,6 +127,35 @@ async def test_a_suspended_user_is_refused_until_active_again(stage: Stage) -> N
     me = await stage.server.ask("GET", "/v1/me", token=stage.server.token(user))
     assert (me.status, me.body["code"]) == (403, "forbidden")
 
+    await stage.server.ask("PUT", f"/v1/users/{user}", {"status": "active"})
+    await stage.phone(user)
+
+
+@pytest.mark.parametrize("code", ["user_suspended", "token_invalid"])
+async def test_who_is_sent_away_while_arriving_hears_why(stage: Stage, code: str) -> None:
+    """Their node finds them among its connections before it knows who they are: one client would wait for an answer,
+    and another come back."""
+    user, phone = await stage.person(), Phone()
+    token = stage.server.token(user, jti=(jti := f"lost-{user}"))
+    async with stage.server.database() as conn, stage.server.database() as other, conn.transaction():
+        await conn.execute("LOCK TABLE heads IN ACCESS EXCLUSIVE MODE")
+        arriving = asyncio.create_task(phone.connect(stage.server.url, {"token": token}))
+        while not await other.fetchval(
+            "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND query = $1", arrivals.LIST
+        ):
+            await asyncio.sleep(0.01)
+        if code == "user_suspended":
+            await other.execute(
+                "UPDATE users SET status = 'suspended', suspended_xact = pg_current_xact_id() WHERE id = $1", user
+            )
+            jti = "nobody's"
+        revoked = await stage.server.ask(  # the node looks at once for what is new
+            "POST", "/v1/revocations", {"jti": jti}, token=stage.server.token("root", "admin")
+        )
+        assert revoked.status == 204
+        [error] = await phone.hear("connect_error")
+        assert (error["message"], error["data"]["code"]) == (code, code)
+        await arriving
     await stage.server.ask("PUT", f"/v1/users/{user}", {"status": "active"})
     await stage.phone(user)
 
